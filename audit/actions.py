@@ -1,0 +1,38 @@
+"""The names of what can be done, as the audit trail keeps them: ``<noun>.<what happened to it>``."""
+
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    USER_CREATED = "user.created"
+    USER_CHANGED = "user.changed"
+
+    TENANT_CREATED = "tenant.created"
+    TENANT_CHANGED = "tenant.changed"
+    PROJECT_CREATED = "project.created"
+    PROJECT_CHANGED = "project.changed"
+    MEMBER_CREATED = "member.created"
+    MEMBER_CHANGED = "member.changed"
+    MEMBER_DELETED = "member.deleted"
+
+    TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an act
+    TOKEN_CHANGED = "token.changed"  # noqa: S105
+    TOKEN_ROTATED = "token.rotated"  # noqa: S105
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
+
+    PROVIDER_CREATED = "provider.created"
+    PROVIDER_CHANGED = "provider.changed"
+    PROVIDER_DELETED = "provider.deleted"
+    PROVIDER_KEY_SET = "provider_key.set"
+    PROVIDER_KEY_REVOKED = "provider_key.revoked"
+    MASTER_KEY_ROTATED = "master_key.rotated"
+
+    MODEL_CREATED = "model.created"
+    MODEL_CHANGED = "model.changed"
+    MODEL_DELETED = "model.deleted"
+    ALIAS_CREATED = "alias.created"
+    ALIAS_CHANGED = "alias.changed"
+    ALIAS_DELETED = "alias.deleted"
+
+    PRICE_SET = "price.set"
+    PRICE_BOOK_IMPORTED = "price_book.imported"

@@ -1,0 +1,94 @@
+"""The operators' page of the audit trail."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
+from django.urls import URLPattern, path
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from audit.models import AuditEvent
+from audit.record import verify_chain
+from gateway.admin_columns import NOTHING, badge
+from gateway.admin_pages import ReadOnlyAdmin
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    """Who did what to what, with a button that proves nobody has tampered with it."""
+
+    change_list_template = "admin/audit/auditevent/change_list.html"
+    list_display = ("at", "actor_label", "action_", "object_label", "object_type", "tenant_", "summary", "client_ip")
+    list_filter = ("action", "object_type", "tenant")
+    list_select_related = ("tenant",)
+    search_fields = ("actor_label", "object_label", "=object_id")
+    date_hierarchy = "at"
+    fields = (
+        "at", "actor_label", "client_ip", "action_", "object_type", "object_label", "object_id", "tenant_", "changed",
+        "sequence", "digest_", "previous_digest_",
+    )  # fmt: skip
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """The History button of every page links to the events of one row."""
+        return lookup == "object_id" or super().lookup_allowed(lookup, value, request)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.verify_view)
+        return [path("verify/", view, name="audit_auditevent_verify"), *super().get_urls()]
+
+    def verify_view(self, request: HttpRequest) -> HttpResponse:
+        """Recomputes every chain; reads all events, so by POST only."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        chains = AuditEvent.objects.order_by("tenant__slug").distinct("tenant__slug").select_related("tenant")
+        broken = {_chain(event): sequences for event in chains if (sequences := verify_chain(event.tenant))}
+        for chain, sequences in broken.items():
+            shown = ", ".join(str(sequence) for sequence in sequences[:10])
+            self.message_user(request, f"The chain of {chain} is broken at {shown}.", messages.ERROR)
+        if not broken:
+            self.message_user(
+                request, "Every chain is whole: no event was changed, removed or moved.", messages.SUCCESS
+            )
+        return redirect("admin:audit_auditevent_changelist")
+
+    @admin.display(description="action", ordering="action")
+    def action_(self, event: AuditEvent) -> SafeString:
+        gone = event.action.endswith((".removed", ".revoked"))
+        return badge(event.action, "warn" if gone else "quiet")
+
+    @admin.display(description="tenant", ordering="tenant__slug")
+    def tenant_(self, event: AuditEvent) -> str:
+        return _chain(event)
+
+    @admin.display(description="changed")
+    def summary(self, event: AuditEvent) -> str:
+        return ", ".join(name.replace("_", " ") for name in event.changes) or NOTHING
+
+    @admin.display(description="changes")
+    def changed(self, event: AuditEvent) -> SafeString | str:
+        if not event.changes:
+            return NOTHING
+        rows = ((name.replace("_", " "), *map(_shown, before_after)) for name, before_after in event.changes.items())
+        lines = format_html_join("", "<tr><th>{}</th><td>{}</td><td>{}</td></tr>", rows)
+        head = format_html("<thead><tr><th>field</th><th>before</th><th>after</th></tr></thead>")
+        return format_html('<table class="changes">{}<tbody>{}</tbody></table>', head, lines)
+
+    @admin.display(description="digest")
+    def digest_(self, event: AuditEvent) -> str:
+        return bytes(event.digest).hex()
+
+    @admin.display(description="digest before")
+    def previous_digest_(self, event: AuditEvent) -> str:
+        return bytes(event.previous_digest).hex()
+
+
+def _chain(event: AuditEvent) -> str:
+    return event.tenant.slug if event.tenant else "the installation"
+
+
+def _shown(value: Any) -> str:
+    if value in (None, "", [], {}):
+        return NOTHING
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

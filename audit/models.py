@@ -1,0 +1,37 @@
+"""Who did what to which object: append-only, a hash chain per tenant."""
+
+from django.db import models
+
+from gateway.rows import new_id
+
+
+class AuditEvent(models.Model):
+    """One act of management. ``digest`` covers the event and its predecessor's digest, so that a changed,
+    missing or re-ordered row shows. Without a tenant the event belongs to the installation's own chain."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, null=True, related_name="audit_events")
+    sequence = models.BigIntegerField()
+    at = models.DateTimeField(db_index=True)
+    # The trail outlives the account and is never changed, so the key stays even when nobody has it any more.
+    actor = models.ForeignKey("tenants.User", on_delete=models.DO_NOTHING, null=True, db_constraint=False)
+    actor_label = models.CharField(max_length=254, help_text="Who acted, as known at the time (or which command).")
+    action = models.CharField(max_length=64)
+    object_type = models.CharField(max_length=64)
+    object_id = models.CharField(max_length=64)
+    object_label = models.CharField(max_length=254, blank=True)
+    changes = models.JSONField(default=dict, help_text="Field by field; secrets are never in here.")
+    client_ip = models.GenericIPAddressField(null=True)
+    previous_digest = models.BinaryField(max_length=32)
+    digest = models.BinaryField(max_length=32)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("tenant", "sequence"), nulls_distinct=False, name="audit_chain_has_no_forks"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object_label or self.object_id}"

@@ -1,0 +1,303 @@
+"""Money: what tokens cost (the price book) and what was spent (the ledger)."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.db import models, transaction
+from django.db.models import Q
+
+from audit.actions import Action
+from audit.record import Actor, record
+from billing.pricing import Price, PricedVersion
+from gateway.rows import TenantForeignKey, new_id
+from tenants.models import ApiToken, Project, Tenant
+
+if TYPE_CHECKING:
+    from gateway.models import Model
+
+TOKEN_PRICES = (
+    "input",
+    "output",
+    "cached_input",
+    "cache_write_5m",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+)
+Usd = Decimal | str | int
+
+
+class PriceVersion(models.Model):
+    """What a model costs from a moment on. Append-only: a new price is a new row.
+
+    Applies to one configured model or, as the shipped book does, to a provider kind and a pattern of the
+    vendor's model names. Prices are USD per million tokens by disjoint token class, with at most six decimals,
+    so that every cost is exact in the ledger's twelve; an empty class is charged as ``input`` or ``output``.
+    """
+
+    class Source(models.TextChoices):
+        BOOK = "genai-prices", "shipped price book"
+        OPERATOR = "operator", "operator"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    tenant = models.ForeignKey(
+        Tenant,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="prices",
+        help_text="Empty: holds for every tenant without a price of its own.",
+    )
+    model = models.ForeignKey(
+        "gateway.Model",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="prices",
+        help_text="Empty: applies by provider kind and pattern.",
+    )
+    provider_kind = models.CharField(max_length=32, blank=True)
+    vendor_model_pattern = models.CharField(max_length=200, blank=True, help_text='A name or "gpt-4o-*".')
+    effective_from = models.DateTimeField()
+    source = models.CharField(max_length=16, choices=Source.choices, default=Source.OPERATOR)
+    input = models.DecimalField(max_digits=18, decimal_places=6, help_text="USD per million tokens")
+    output = models.DecimalField(max_digits=18, decimal_places=6, help_text="USD per million tokens")
+    cached_input = models.DecimalField(max_digits=18, decimal_places=6, null=True, blank=True)
+    cache_write_5m = models.DecimalField(max_digits=18, decimal_places=6, null=True, blank=True)
+    cache_write_1h = models.DecimalField(max_digits=18, decimal_places=6, null=True, blank=True)
+    reasoning = models.DecimalField(max_digits=18, decimal_places=6, null=True, blank=True)
+    audio_input = models.DecimalField(max_digits=18, decimal_places=6, null=True, blank=True)
+    audio_output = models.DecimalField(max_digits=18, decimal_places=6, null=True, blank=True)
+    per_request = models.DecimalField(max_digits=18, decimal_places=6, default=0, help_text="USD per call")
+    tiers = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Prices above a prompt length: [{"above_input_tokens": 200000, "input": "2.5", ...}]',
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-effective_from",)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(model__isnull=False) | ~Q(vendor_model_pattern=""), name="price_applies_to_something"
+            ),
+            models.UniqueConstraint(
+                fields=("tenant", "model", "provider_kind", "vendor_model_pattern", "effective_from"),
+                nulls_distinct=False,
+                name="one_price_at_a_time",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model or self.vendor_model_pattern} from {self.effective_from:%Y-%m-%d}"
+
+    def clean(self) -> None:
+        if self.model_id and self.tenant_id != self.model.tenant_id and self.model.tenant_id is not None:
+            raise ValidationError({"model": "This model belongs to another tenant."})
+        if self.model_id and (self.provider_kind or self.vendor_model_pattern):
+            raise ValidationError("A price applies to one model, or to a pattern of names: not to both.")
+        try:
+            self.as_priced_version()
+        except ValueError as exc:
+            raise ValidationError(str(exc)) from None
+
+    @classmethod
+    @transaction.atomic
+    def set_price(
+        cls,
+        *,
+        actor: Actor,
+        input: Usd,
+        output: Usd,
+        model: "Model | None" = None,
+        provider_kind: str = "",
+        vendor_model_pattern: str = "",
+        tenant: Tenant | None = None,
+        effective_from: datetime | None = None,
+        per_request: Usd = 0,
+        tiers: Iterable[Mapping[str, Any]] = (),
+        **classes: Usd | None,
+    ) -> tuple["PriceVersion", bool]:
+        """The price of a model, or of a pattern of names at a kind of provider, from a moment (default: now) on.
+
+        Amounts are USD per million tokens; ``classes`` are the remaining ones of :data:`TOKEN_PRICES`. The price
+        of a tenant's own model is that tenant's. Returns the version and whether it is new: a price that holds
+        already is not written again. Raises ValidationError.
+        """
+        if unknown := classes.keys() - set(TOKEN_PRICES):
+            raise ValidationError(f"Not a token class: {', '.join(sorted(unknown))}.")
+        subject = {
+            "tenant": tenant or (model.tenant if model else None),
+            "model": model,
+            "provider_kind": provider_kind,
+            "vendor_model_pattern": vendor_model_pattern,
+        }
+        amounts = {"input": input, "output": output, "per_request": per_request, **classes}
+        new = cls(
+            **subject,
+            **{name: _usd(name, amount) for name, amount in amounts.items()},
+            effective_from=effective_from or datetime.now(UTC),
+            tiers=[dict(tier) for tier in tiers],
+        )
+        new.full_clean()
+        held = cls.objects.filter(**subject, effective_from__lte=new.effective_from).order_by("-effective_from").first()
+        if held is not None and held.amounts() == new.amounts():
+            return held, False
+        new.save(force_insert=True)
+        changes = {name: [None, amount] for name, amount in new.amounts().items() if amount}
+        record(actor, Action.PRICE_SET, new, tenant=new.tenant, changes=changes)
+        return new, True
+
+    def amounts(self) -> dict[str, Any]:
+        """What it costs, without when and for what; equal where the price is."""
+        return {name: getattr(self, name) for name in (*TOKEN_PRICES, "per_request")} | {"tiers": self.tiers}
+
+    def as_priced_version(self) -> PricedVersion:
+        """As the hot path needs it. Raises ValueError for amounts that are negative or finer than six decimals."""
+        return PricedVersion(
+            price=Price.from_decimals(str(self.pk), **self.amounts()),
+            effective_from=self.effective_from,
+            tenant_id=str(self.tenant_id) if self.tenant_id else None,
+            model_id=str(self.model_id) if self.model_id else None,
+            provider_kind=self.provider_kind,
+            vendor_model_pattern=self.vendor_model_pattern,
+        )
+
+
+def _usd(name: str, amount: Usd | None) -> Decimal | None:
+    try:
+        return None if amount is None else Decimal(amount)
+    except InvalidOperation:
+        raise ValidationError({name: f"Not an amount of USD: {amount}."}) from None
+
+
+class GatewayProcess(models.Model):
+    """A process that opens attempts. One whose heartbeat has stopped no longer settles what it left open."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    label = models.CharField(max_length=200, help_text="Host and process number, for operators.")
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "gateway processes"
+        ordering = ("-started_at",)
+
+    def __str__(self) -> str:
+        return self.label
+
+
+class Attempt(models.Model):
+    """The intent to call a vendor, committed before the first byte goes out. Append-only, partitioned by
+    month on its UUIDv7."""
+
+    class Purpose(models.TextChoices):
+        SERVE = "serve"
+        FALLBACK = "fallback"
+        RESCUE = "rescue"
+        HEDGE = "hedge"
+        SHADOW = "shadow"
+        JUDGE = "judge"
+        REPLAY = "replay"
+        CLASSIFY = "classify"
+        EMBED = "embed"
+        GUARD = "guard"
+        TEST = "test"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    request_id = models.UUIDField(db_index=True)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="attempts")
+    project = TenantForeignKey(Project, on_delete=models.PROTECT, related_name="attempts")
+    token = TenantForeignKey(ApiToken, on_delete=models.PROTECT, null=True, related_name="attempts")
+    end_user = models.CharField(max_length=200, blank=True)
+    tags = models.JSONField(default=list)
+    purpose = models.CharField(max_length=12, choices=Purpose.choices)
+    provider = models.ForeignKey("gateway.Provider", on_delete=models.PROTECT, related_name="attempts")
+    provider_key = models.ForeignKey("gateway.ProviderKey", on_delete=models.PROTECT, null=True)
+    model = models.ForeignKey("gateway.Model", on_delete=models.PROTECT, related_name="attempts")
+    vendor_model = models.CharField(max_length=200)
+    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
+    process_id = models.UUIDField()
+    held_usd = models.DecimalField(max_digits=24, decimal_places=12, null=True)
+    started_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Settlement(models.Model):
+    """How an attempt ended and what it cost: written once per attempt (its key is the attempt's)."""
+
+    class Outcome(models.TextChoices):
+        SETTLED = "settled"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        ABANDONED = "abandoned"
+
+    class UsageSource(models.TextChoices):
+        VENDOR = "vendor"
+        COUNTED = "counted"
+        ESTIMATED = "estimated"
+
+    attempt = models.OneToOneField(
+        Attempt, on_delete=models.PROTECT, primary_key=True, related_name="settlement", editable=False
+    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="settlements")
+    outcome = models.CharField(max_length=12, choices=Outcome.choices)
+    input_tokens = models.BigIntegerField(default=0)
+    cached_input_tokens = models.BigIntegerField(default=0)
+    cache_write_5m_tokens = models.BigIntegerField(default=0)
+    cache_write_1h_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    reasoning_tokens = models.BigIntegerField(default=0)
+    audio_input_tokens = models.BigIntegerField(default=0)
+    audio_output_tokens = models.BigIntegerField(default=0)
+    usage_source = models.CharField(max_length=12, choices=UsageSource.choices)
+    cost_usd = models.DecimalField(
+        max_digits=24, decimal_places=12, null=True, help_text="Empty: the price is unknown, which is not 0."
+    )
+    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
+    saved_usd = models.DecimalField(max_digits=24, decimal_places=12, default=0)
+    status_code = models.PositiveSmallIntegerField(null=True, help_text="What the vendor answered.")
+    error_code = models.CharField(max_length=64, blank=True)
+    first_token_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField()
+    settled_at = models.DateTimeField(db_default=models.functions.Now())
+
+    class Meta:
+        ordering = ("-attempt",)
+
+    def __str__(self) -> str:
+        return f"{self.outcome} {self.attempt_id}"
+
+
+class Adjustment(models.Model):
+    """A re-rate, credit or reconciliation of one attempt: a line of its own, never an update of one."""
+
+    class Reason(models.TextChoices):
+        REPRICE = "reprice"
+        CREDIT = "credit"
+        RECONCILIATION = "reconciliation"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="adjustments")
+    attempt = models.ForeignKey(Attempt, on_delete=models.PROTECT, related_name="adjustments")
+    reason = models.CharField(max_length=16, choices=Reason.choices)
+    amount_usd = models.DecimalField(max_digits=24, decimal_places=12)
+    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
+    note = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.amount_usd}"

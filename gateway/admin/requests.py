@@ -1,0 +1,120 @@
+"""The request log: what was asked, and the story of each request."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
+
+from gateway.admin_columns import badge, duration, exact_usd, links, list_link, pair, words
+from gateway.admin_pages import PartitionedAdmin
+from gateway.models import RequestContent, RequestLog
+from gateway.operations import FAILED, story
+from gateway.rows import moment_of
+
+
+class OutcomeFilter(admin.SimpleListFilter):
+    title = "outcome"
+    parameter_name = "outcome"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("answered", "answered"), ("failed", "failed"), ("left", "caller hung up")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        match self.value():
+            case "answered":
+                return queryset.filter(status__lt=400)
+            case "failed":
+                return queryset.filter(FAILED)
+            case "left":
+                return queryset.filter(status=499)
+        return queryset
+
+
+@admin.register(RequestLog)
+class RequestLogAdmin(PartitionedAdmin):
+    list_display = (
+        "started_at", "tenant", "project", "token", "requested_model", "answered_by", "outcome", "tokens", "cost",
+        "latency", "first_token",
+    )  # fmt: skip
+    list_filter = (OutcomeFilter, "fallback_used", "streamed", "dialect", "tenant")
+    list_select_related = ("tenant", "project", "token")
+    change_form_template = "admin/gateway/requestlog/change_form.html"
+    fields = (
+        "id", "started_at", "tenant", "project", "token", "dialect", "streamed", "requested_model", "answered_by",
+        "outcome", "finish_reason", "tokens", "cost", "latency", "first_token", "overhead", "end_user", "tag_words",
+        "client_ip", "rows",
+    )  # fmt: skip
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Other pages link to the requests of one project, token or model."""
+        linked = ("project__id__exact", "token__id__exact", "model_name")
+        return lookup in linked or super().lookup_allowed(lookup, value, request)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        asked = self.get_object(request, object_id)
+        attempts = list(story(asked)) if asked else []
+        return super().change_view(request, object_id, form_url, {"attempts": attempts, **(extra_context or {})})
+
+    @admin.display(description="answered by")
+    def answered_by(self, row: RequestLog) -> str:
+        return f"{row.model_name} ({row.provider_name})" if row.model_name else "–"
+
+    @admin.display(description="outcome")
+    def outcome(self, row: RequestLog) -> SafeString:
+        tone = "good" if row.status < 400 else "quiet" if row.status == 499 else "bad"
+        parts = [badge(f"{row.status} {row.error_code}".strip(), tone)]
+        if row.fallback_used:
+            parts.append(badge("fallback", "warn"))
+        return links(parts)
+
+    @admin.display(description="tokens in / out")
+    def tokens(self, row: RequestLog) -> SafeString:
+        return pair(row.input_tokens, row.output_tokens)
+
+    @admin.display(description="cost, USD")
+    def cost(self, row: RequestLog) -> SafeString:
+        return exact_usd(row.cost_usd)
+
+    @admin.display(description="latency")
+    def latency(self, row: RequestLog) -> str:
+        return duration(row.latency_ms)
+
+    @admin.display(description="first token")
+    def first_token(self, row: RequestLog) -> str:
+        return duration(row.first_token_ms)
+
+    @admin.display(description="our own part")
+    def overhead(self, row: RequestLog) -> str:
+        return duration(row.overhead_ms)
+
+    @admin.display(description="tags")
+    def tag_words(self, row: RequestLog) -> SafeString | str:
+        return words(row.tags)
+
+    @admin.display(description="its")
+    def rows(self, row: RequestLog) -> SafeString:
+        return list_link("billing_attempt", "ledger lines", request_id=row.pk)
+
+
+@admin.register(RequestContent)
+class RequestContentAdmin(PartitionedAdmin):
+    """That content is kept, not what it says: prompts and answers are for their tenant's eyes."""
+
+    list_display = ("request_id", "tenant", "kept_at", "master_key_number")
+    list_filter = ("tenant",)
+    list_select_related = ("tenant",)
+    fields = ("request", "tenant", "kept_at", "master_key_number")
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).defer("ciphertext")
+
+    @admin.display(description="request")
+    def request(self, row: RequestContent) -> SafeString | str:
+        return list_link("gateway_requestlog", str(row.pk), q=row.pk)
+
+    @admin.display(description="kept since")
+    def kept_at(self, row: RequestContent) -> Any:
+        return moment_of(row.pk)

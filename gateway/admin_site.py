@@ -1,0 +1,110 @@
+"""The operators' site: who may enter, in which order it lists things, and its start page."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.views.autocomplete import AutocompleteJsonView
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+
+from audit.actions import Action
+from audit.record import Actor, changes_between, record
+from gateway.admin_columns import owned_label
+from gateway.operations import Hour, overview
+from tenants.models import User
+from tenants.network import client_address
+
+APP_ORDER = ("tenants", "gateway", "billing", "audit")
+MODEL_ORDER = (
+    "Tenant", "Project", "ApiToken", "User", "Membership",
+    "Provider", "Model", "Alias", "RequestLog", "ProviderKey", "RequestContent",
+    "Attempt", "Settlement", "Adjustment", "PriceVersion", "GatewayProcess",
+    "AuditEvent",
+)  # fmt: skip
+CHART_HEIGHT = 80
+BAR_STEP = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One hour of the start page's chart, in the units of its view box."""
+
+    x: int
+    requests_y: float
+    requests_height: float
+    errors_y: float
+    errors_height: float
+    title: str
+
+
+class OwnedAutocomplete(AutocompleteJsonView):
+    """Suggestions name the tenant: names are unique within a tenant only."""
+
+    def serialize_result(self, obj: Any, to_field_name: str) -> dict[str, str]:
+        return {"id": str(getattr(obj, to_field_name)), "text": owned_label(obj)}
+
+    def get_queryset(self) -> Any:
+        rows = super().get_queryset()
+        return rows.select_related("tenant") if hasattr(self.source_field.related_model, "tenant_id") else rows
+
+
+class OperatorSite(admin.AdminSite):
+    site_header = "Pointsman"
+    site_title = "Pointsman"
+    index_title = "Today"
+    site_url = None  # type: ignore[assignment]
+    empty_value_display = "–"
+    enable_nav_sidebar: ClassVar[bool] = True
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        """Operators see all tenants, so only those who may do everything are let in."""
+        return bool(request.user.is_active and request.user.is_staff and request.user.is_superuser)
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        today = overview()
+        peak = max(hour.requests for hour in today.hours)
+        figures = {"overview": today, "bars": chart(today.hours), "chart_height": CHART_HEIGHT, "peak": peak}
+        return super().index(request, {**figures, **(extra_context or {})})
+
+    def autocomplete_view(self, request: HttpRequest) -> HttpResponse:
+        return OwnedAutocomplete.as_view(admin_site=self)(request)
+
+    def actor(self, request: HttpRequest) -> Actor:
+        """Whom the audit trail names: the operator who is signed in, and from where."""
+        connection = {
+            "client": (request.META["REMOTE_ADDR"], 0),
+            "headers": [(b"x-forwarded-for", request.META.get("HTTP_X_FORWARDED_FOR", "").encode())],
+        }
+        address = client_address(connection, settings.TRUSTED_PROXIES)
+        return Actor.person(request.user, address)
+
+    @transaction.atomic
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """An operator's own; recorded like everybody else's."""
+        before = User.objects.get(pk=request.user.pk)
+        response = super().password_change(request, extra_context)
+        if changes := changes_between(before, User.objects.get(pk=before.pk)):
+            record(self.actor(request), Action.USER_CHANGED, before, tenant=None, changes=changes)
+        return response
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
+        """In the order of an operator's day rather than the alphabet's."""
+        apps = [app for app in super().get_app_list(request, app_label) if app["app_label"] in APP_ORDER]
+        apps.sort(key=lambda app: APP_ORDER.index(app["app_label"]))
+        for app in apps:
+            app["models"].sort(key=lambda model: MODEL_ORDER.index(model["object_name"]))
+        return apps
+
+
+def chart(hours: list[Hour]) -> list[Bar]:
+    """Bars of the last hours, errors drawn over the foot of their requests."""
+    highest = max((hour.requests for hour in hours), default=0) or 1
+    bars = []
+    for number, hour in enumerate(hours):
+        height = round(CHART_HEIGHT * hour.requests / highest, 2)
+        errors = round(CHART_HEIGHT * hour.errors / highest, 2)
+        title = f"{hour.starts_at:%H:%M} UTC: {hour.requests:,} requests, {hour.errors:,} errors"
+        bars.append(Bar(number * BAR_STEP, CHART_HEIGHT - height, height, CHART_HEIGHT - errors, errors, title))
+    return bars

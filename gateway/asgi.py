@@ -1,0 +1,46 @@
+"""The ASGI application: forwarded paths go to Channels consumers, everything else to Django."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
+
+from django.core.asgi import get_asgi_application
+
+django_application = get_asgi_application()
+
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - after the apps are ready
+from django.urls import path, re_path  # noqa: E402
+
+from gateway import runtime  # noqa: E402
+from gateway.consumers import ChatCompletions  # noqa: E402
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Open what requests need before the first one, and see everything off after the last."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await runtime.current()
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await runtime.shut_down()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": URLRouter(
+            [
+                path("v1/chat/completions", ChatCompletions.as_asgi()),
+                re_path(r"", django_application),
+            ]
+        ),
+        "lifespan": lifespan,
+    }
+)

@@ -1,0 +1,158 @@
+"""Channels' side of the proxy: every path that is forwarded to a vendor, streamed or not.
+
+Channels' generic HTTP consumer does not notice a caller that hangs up while it works, so this is a consumer of
+our own: it collects the body within limits, runs the pipeline, and cancels it when the caller leaves.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+import uuid_utils
+from django.conf import settings
+
+from gateway import runtime
+from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge
+from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
+from gateway.wire import openai_chat
+from gateway.wire.verbs import CallerFormat
+from tenants.network import client_address
+from tenants.tokens import bearer_from
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class CallerLeft(Exception):
+    """The caller hung up before its request was complete."""
+
+
+class ProxyConsumer:
+    """One forwarded call. Subclasses name the dialect of their path."""
+
+    caller: ClassVar[CallerFormat]
+
+    @classmethod
+    def as_asgi(cls) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await cls(scope, receive, send).serve()
+
+        return application
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._request_id = str(uuid_utils.uuid7())
+        self._started = False
+
+    async def serve(self) -> None:
+        try:
+            call = await self._call()
+        except CallerLeft:
+            return
+        except GatewayError as error:
+            await self._refuse(error, [])
+            return
+        serving = asyncio.ensure_future(self._answer(call))
+        leaving = asyncio.ensure_future(self._hang_up(serving))
+        try:
+            await serving
+        except asyncio.CancelledError:
+            if not leaving.done():
+                serving.cancel()
+                raise
+        finally:
+            leaving.cancel()
+
+    async def _call(self) -> Call:
+        if self._scope["method"] != "POST":
+            raise MethodNotAllowed(f"{self._scope['method']} is not supported here; use POST.")
+        body = await self._body()
+        raw_headers = self._scope["headers"]
+        return Call(
+            request_id=self._request_id,
+            caller=self.caller,
+            body=body,
+            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in raw_headers},
+            credential=bearer_from(raw_headers),
+            client_ip=client_address(self._scope, settings.TRUSTED_PROXIES),
+            received=time.perf_counter(),
+        )
+
+    async def _body(self) -> bytes:
+        """The whole body. Raises RequestTooLarge, GatewayTimeout (a caller too slow) or CallerLeft."""
+        message = await self._next_message(None)
+        if not message.get("more_body"):  # nearly always: one message, one body
+            return self._within_limit(message.get("body", b""))
+        deadline = asyncio.get_running_loop().time() + settings.BODY_TIMEOUT_S
+        body = bytearray(message.get("body", b""))
+        while message.get("more_body"):
+            message = await self._next_message(deadline)
+            body += message.get("body", b"")
+            self._within_limit(body)
+        return bytes(body)
+
+    async def _next_message(self, deadline: float | None) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout_at(deadline or asyncio.get_running_loop().time() + settings.BODY_TIMEOUT_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise GatewayTimeout("The request's body did not arrive in time.") from None
+        if message["type"] == "http.disconnect":
+            raise CallerLeft
+        return message
+
+    @staticmethod
+    def _within_limit(body: Any) -> Any:
+        if len(body) > settings.MAX_BODY_BYTES:
+            raise RequestTooLarge(f"The request's body is larger than {settings.MAX_BODY_BYTES} bytes.")
+        return body
+
+    async def _hang_up(self, serving: "asyncio.Future[None]") -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        serving.cancel()
+
+    async def _answer(self, call: Call) -> None:
+        try:
+            running = await runtime.current()
+            answer = await running.pipeline.run(call)
+        except GatewayError as error:
+            await self._refuse(error, call.answer_headers)
+            return
+        if isinstance(answer, WholeAnswer):
+            await self._whole(200, answer.headers, answer.body)
+        else:
+            await self._stream(answer)
+
+    async def _whole(self, status: int, headers: Headers, body: bytes) -> None:
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._start(status, headers)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, answer: StreamedAnswer) -> None:
+        await self._start(200, answer.headers)
+        events = answer.events
+        try:
+            async for event in events:
+                await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        finally:
+            await events.aclose()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _refuse(self, error: GatewayError, headers: Headers) -> None:
+        answer: Headers = [(b"content-type", b"application/json"), *headers]
+        if error.retry_after_s is not None:
+            answer.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+        if error.should_retry is not None:
+            answer.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+        await self._whole(error.status, answer, self.caller.render_error(error, self._request_id))
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        headers.append((b"x-request-id", self._request_id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+class ChatCompletions(ProxyConsumer):
+    caller = openai_chat

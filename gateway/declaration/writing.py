@@ -1,0 +1,97 @@
+"""Writes declared values to rows, and keeps account of what that changes and of what is refused."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+
+from audit.record import Actor, changes_between, record
+from gateway.declaration.document import Problem
+from gateway.declaration.outcome import Action, Change, Difference, NewToken, shown
+from gateway.declaration.shapes import Entry
+from gateway.rows import Row
+from tenants.models import Tenant
+
+
+class Writer:
+    """One run over one file."""
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.problems: list[Problem] = []
+        self.changes: dict[tuple[str, str], Change] = {}
+        self.warnings: list[str] = []
+        self.new_tokens: list[NewToken] = []
+
+    def write(
+        self,
+        entry: Entry,
+        row: Row,
+        values: Mapping[str, Any],
+        *,
+        tenant: Tenant | None,
+        key_of: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Give ``row`` these values by attribute, and save it if that changes it.
+
+        ``key_of`` translates an attribute's name to the file's key where they differ. Returns False when the row
+        is refused.
+        """
+        creating = row._state.adding  # noqa: SLF001 - Django documents it
+        keys = {attribute: (key_of or {}).get(attribute, attribute) for attribute in values}
+        differences = {
+            attribute: ("" if creating else getattr(row, attribute), value)
+            for attribute, value in values.items()
+            if creating or getattr(row, attribute) != value
+        }
+        if not creating and not differences:
+            return True
+        for attribute, (_, value) in differences.items():
+            setattr(row, attribute, value)
+        try:
+            row.full_clean()
+        except ValidationError as exc:
+            self.refuse(entry, exc, keys)
+            return False
+        before = None if creating else type(row).objects.get(pk=row.pk)
+        row.save()
+        action: Action = "create" if creating else "change"
+        record(self.actor, f"{entry.shape.noun}.{action}d", row, tenant=tenant, changes=changes_between(before, row))
+        change = self.change(action, entry.shape.noun, _label(entry, tenant))
+        change.differences += [
+            Difference(keys[name], "" if creating else shown(old), shown(new))
+            for name, (old, new) in differences.items()
+            if keys[name] not in entry.shape.identity
+        ]
+        return True
+
+    def change(self, action: Action, noun: str, label: str) -> Change:
+        """The account of one row, opened by whatever changes it first."""
+        return self.changes.setdefault((noun, label), Change(action, noun, label))
+
+    def differ(self, entry: Entry, tenant: Tenant | None, key: str, before: str, after: str) -> None:
+        """Note a change that was made by another call than :meth:`write`."""
+        change = self.change("change", entry.shape.noun, _label(entry, tenant))
+        change.differences.append(Difference(key, "" if change.action == "create" else before, after))
+
+    def refuse(self, entry: Entry, exc: ValidationError, key_of: Mapping[str, str] | None = None) -> None:
+        """List why a row is refused, at the lines it is about; what could not even be read is listed already."""
+        by_attribute = exc.message_dict if hasattr(exc, "error_dict") else {NON_FIELD_ERRORS: exc.messages}
+        for attribute, messages in by_attribute.items():
+            key = (key_of or {}).get(attribute, attribute)
+            if key in entry.lines and key not in entry.values:
+                continue
+            prefix = "" if attribute == NON_FIELD_ERRORS else f"{key}: "
+            self.problems += [Problem(entry.line_of(key), f"{prefix}{message}") for message in messages]
+
+    def missing(self, entry: Entry, key: str, wanted: str, noun: str, known: Iterable[str]) -> None:
+        """List a reference that leads nowhere."""
+        near = difflib.get_close_matches(wanted, sorted(set(known)), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        self.problems.append(Problem(entry.line_of(key), f"{key}: there is no {noun} '{wanted}'{hint}"))
+
+
+def _label(entry: Entry, tenant: Tenant | None) -> str:
+    own = tenant is None or entry.shape.noun == "tenant"
+    return entry.label if own else f"{tenant.slug}/{entry.label}"

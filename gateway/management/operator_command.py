@@ -1,0 +1,106 @@
+"""What every command for operators has in common."""
+
+import os
+import re
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import psycopg.errors
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from audit.record import Actor
+from gateway.declaration.document import parse_moment
+from tenants.crypto import DecryptionFailed
+from tenants.models import Project, Tenant
+
+_SPAN = re.compile(r"([1-9][0-9]{0,4})([dhm])")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+class OperatorCommand(BaseCommand):
+    """A command whose every failure is one clear line on stderr and exit code 1, never a traceback."""
+
+    requires_system_checks: ClassVar[Sequence[str]] = ()  # `manage.py check` is for that
+
+    @property
+    def actor(self) -> Actor:
+        """Who the audit trail names."""
+        return Actor(label=f"manage.py {type(self).__module__.rpartition('.')[2]}")
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except ValidationError as exc:
+            raise CommandError(one_line(exc)) from None
+        except DatabaseError as exc:
+            raise CommandError(_explain(exc)) from None
+        except DecryptionFailed as exc:
+            raise CommandError(f"{exc}.") from None
+        except BrokenPipeError:  # as in `... | head`; nobody is left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
+    def tell(self, message: str) -> None:
+        """For the person at the terminal; standard output stays for programs."""
+        self.stderr.write(message, style_func=str)
+
+
+def one_line(exc: ValidationError) -> str:
+    if not hasattr(exc, "error_dict"):
+        return " ".join(exc.messages)
+    return " ".join(
+        message if field == "__all__" else f"{field}: {message}"
+        for field, messages in exc.message_dict.items()
+        for message in messages
+    )
+
+
+def find_tenant(slug: str) -> Tenant:
+    """Raises CommandError."""
+    try:
+        return Tenant.objects.get(slug=slug)
+    except ObjectDoesNotExist:
+        raise CommandError(f"There is no tenant '{slug}'.") from None
+
+
+def find_project(tenant: Tenant, slug: str) -> Project:
+    """Raises CommandError."""
+    try:
+        return Project.objects.get(tenant=tenant, slug=slug)
+    except ObjectDoesNotExist:
+        raise CommandError(f"There is no project '{slug}' in {tenant.slug}.") from None
+
+
+def secret_from_environment(variable: str) -> str:
+    """Raises CommandError when it is unset or empty."""
+    value = os.environ.get(variable)
+    if not value:
+        raise CommandError(f"The environment variable {variable} is not set.")
+    return value
+
+
+def moment(text: str) -> datetime:
+    """An argument: a date or time in ISO 8601, UTC unless it names a zone."""
+    try:
+        return parse_moment(text)
+    except ValueError as exc:
+        raise ArgumentTypeError(str(exc)) from None
+
+
+def moment_ahead(text: str) -> datetime:
+    """An argument: as :func:`moment`, or a span from now like ``30d``, ``12h`` or ``15m``."""
+    span = _SPAN.fullmatch(text)
+    if span is None:
+        return moment(text)
+    return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
+
+
+def _explain(exc: DatabaseError) -> str:
+    if isinstance(exc.__cause__, psycopg.errors.UndefinedTable):
+        return "The database has no tables yet: run `manage.py migrate` (or `manage.py up`) first."
+    return f"The database refuses: {str(exc).splitlines()[0]}"

@@ -1,0 +1,435 @@
+"""One request, step by step, in the order in which it happens. Read it top to bottom.
+
+The edge hands over a :class:`Call` and gets back a :class:`WholeAnswer`, a :class:`StreamedAnswer`, or a
+GatewayError to render in the caller's dialect.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from msgspec import Raw
+
+from billing.pricing import to_usd
+from gateway.dispatch import Dispatcher, Job, OpenAttempt, ServedStream, StalePolicy
+from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
+from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
+from gateway.request_log import RequestLogRow, RequestLogWriter
+from gateway.wire.sse import COMMENT
+from gateway.wire.types import Chunk, Request
+from gateway.wire.verbs import CallerFormat, StreamRenderer
+from tenants.ratelimit import RateLimiter, Rule, Verdict
+
+logger = logging.getLogger(__name__)
+
+POLICY_ATTEMPTS = 3  # a policy that changes that often while one request is admitted is changing all the time
+CALLER_HUNG_UP = 499  # the status the request log keeps for it, as nginx does
+JSON = (b"content-type", b"application/json")
+EVENT_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Call:
+    """What came in. ``received`` is ``time.perf_counter()`` at the last byte of the body."""
+
+    request_id: str
+    caller: CallerFormat
+    body: bytes
+    headers: Mapping[str, str]
+    credential: str | None
+    client_ip: str
+    received: float
+    opened: float | None = None  # when a stream's first event was there: from then on its vendor sets the pace
+    answer_headers: Headers = field(default_factory=list)
+    outcome: "Outcome | None" = None
+
+
+@dataclass(slots=True)
+class WholeAnswer:
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True)
+class StreamedAnswer:
+    """``events`` yields the bytes of server-sent events; it must be closed (``aclose``) if not read to its end."""
+
+    headers: Headers
+    events: AsyncIterator[bytes]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of a request for the request log, filled in as it goes."""
+
+    policy: TenantPolicy
+    token: TokenFacts
+    request: Request
+    job: Job | None = None
+    served: OpenAttempt | None = None
+    finish_reason: str = ""
+    error: GatewayError | None = None
+    hung_up: bool = False
+
+
+class PolicySource(Protocol):
+    """Where policies come from (:class:`gateway.runtime.PolicyStore`)."""
+
+    async def find(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
+        """Raises InvalidApiKey, or LedgerUnavailable when nobody can tell."""
+
+    def forget(self, tenant_id: str) -> None:
+        """A newer epoch exists: load this tenant anew at the next look-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Operator's settings the pipeline works within. Seconds, and requests per second."""
+
+    ip_requests_per_s: int = 200
+    first_event_patience_s: float = 15.0
+    keep_alive_interval_s: float = 10.0
+
+
+class Pipeline:
+    def __init__(
+        self,
+        policies: PolicySource,
+        limiter: RateLimiter,
+        dispatcher: Dispatcher,
+        request_log: RequestLogWriter,
+        limits: Limits,
+    ) -> None:
+        self._policies, self._limiter, self._dispatcher = policies, limiter, dispatcher
+        self._request_log, self._limits = request_log, limits
+
+    async def run(self, call: Call) -> WholeAnswer | StreamedAnswer:
+        """Serve one call. Raises GatewayError; whatever the end, the request log hears of it."""
+        try:
+            return await self._run(call)
+        except GatewayError as error:
+            self._log(call, error=error)
+            raise
+        except asyncio.CancelledError:
+            self._log(call, hung_up=True)
+            raise
+        except Exception:
+            logger.exception("request %s failed on a bug", call.request_id)
+            bug = InternalError("An internal error occurred.")
+            self._log(call, error=bug)
+            raise bug from None
+
+    async def _run(self, call: Call) -> WholeAnswer | StreamedAnswer:
+        request: Request | None = None
+        for _ in range(POLICY_ATTEMPTS):
+            policy, token = await self._authenticate(call)
+            if request is None:
+                # The limits come before parsing: a caller over its limit should cost next to nothing.
+                await self._limit(call, token)
+                request = call.caller.parse_request(call.body, call.headers)
+            call.outcome = Outcome(policy, token, request)
+            model = policy.resolve(request.model, token)
+            job = self._job(call, policy, token, request, model)
+            call.outcome.job = job
+            try:
+                if request.stream:
+                    return await self._stream(call, call.outcome, job)
+                return await self._complete(call, call.outcome, job)
+            except StalePolicy:
+                self._policies.forget(policy.id)
+        raise Overloaded("The configuration is changing right now.")
+
+    async def _authenticate(self, call: Call) -> tuple[TenantPolicy, TokenFacts]:
+        if not call.credential:
+            await self._limit(call, None)
+            raise InvalidApiKey("You did not provide an API key. Send it as 'Authorization: Bearer <key>'.")
+        try:
+            policy, token = await self._policies.find(call.credential)
+        except InvalidApiKey:
+            await self._limit(call, None)
+            raise
+        token.authorise("inference", call.client_ip)
+        return policy, token
+
+    async def _limit(self, call: Call, token: TokenFacts | None) -> None:
+        rules = []
+        if self._limits.ip_requests_per_s:
+            rules.append(Rule(f"ip:{call.client_ip}", self._limits.ip_requests_per_s, 1.0))
+        if token is not None and token.requests_per_minute:
+            rules.append(Rule(f"token:{token.id}", token.requests_per_minute, 60.0))
+        if not rules:
+            return
+        verdict = await self._limiter.check(rules)
+        if verdict.degraded:
+            call.answer_headers.append((b"x-gateway-degraded", b"ratelimit"))
+        if token is not None and token.requests_per_minute:
+            call.answer_headers += _limit_headers(verdict)
+        if not verdict.allowed:
+            raise RateLimitExceeded(_refusal(verdict), retry_after_s=verdict.retry_after_s)
+
+    def _job(
+        self, call: Call, policy: TenantPolicy, token: TokenFacts, request: Request, model: ModelFacts
+    ) -> Job:
+        wanted = request.extensions
+        return Job(
+            request=request,
+            request_id=call.request_id,
+            tenant_id=policy.id,
+            policy_epoch=policy.epoch,
+            project_id=token.project_id,
+            token_id=token.id,
+            targets=policy.targets(model, token, fallback=wanted.fallback is not False),
+            timeout_s=wanted.timeout_s,
+        )
+
+    # ------------------------------------------------------------------ whole answers
+
+    async def _complete(self, call: Call, outcome: Outcome, job: Job) -> WholeAnswer:
+        completion, attempt = await self._dispatcher.complete(job)
+        outcome.served = attempt
+        outcome.finish_reason = completion.finish_reason or ""
+        metadata = self._metadata(call, job, attempt, completion.dropped)
+        body = call.caller.render_completion(completion, metadata)
+        headers = [JSON, *self._answer_headers(call, job, attempt)]
+        if attempt.cost_pico is not None:
+            headers.append((b"x-gateway-cost-usd", _plain(attempt.cost_pico).encode()))
+        self._log(call)
+        return WholeAnswer(headers, body)
+
+    # ------------------------------------------------------------------ streams
+
+    async def _stream(self, call: Call, outcome: Outcome, job: Job) -> StreamedAnswer:
+        """The answer starts with the vendor's first event, so that until then a target can be changed and an
+        error be an error; a caller that has waited long enough gets its headers and comments meanwhile."""
+        opening = asyncio.ensure_future(self._dispatcher.open_stream(job))
+        try:
+            await asyncio.wait((opening,), timeout=self._limits.first_event_patience_s)
+        except asyncio.CancelledError:
+            await _cancelled(opening)
+            raise
+        if not opening.done():
+            return StreamedAnswer([*EVENT_STREAM, *self._answer_headers(call, job, None)], self._late(call, job, opening))
+        served = opening.result()
+        call.opened = time.perf_counter()
+        outcome.served = served.attempt
+        headers = [*EVENT_STREAM, *self._answer_headers(call, job, served.attempt)]
+        return StreamedAnswer(headers, self._events(call, served, call.caller.open_stream(job.request)))
+
+    async def _late(self, call: Call, job: Job, opening: "asyncio.Task[ServedStream]") -> AsyncIterator[bytes]:
+        """A stream whose headers are out before its vendor has spoken: comments first, then its events."""
+        renderer = call.caller.open_stream(job.request)
+        try:
+            while not opening.done():
+                yield COMMENT
+                await asyncio.wait((opening,), timeout=self._limits.keep_alive_interval_s)
+            served = opening.result()
+            call.opened = time.perf_counter()
+        except StalePolicy:
+            yield self._in_stream_error(call, renderer, Overloaded("The configuration is changing right now."))
+            return
+        except GatewayError as error:
+            yield self._in_stream_error(call, renderer, error)
+            return
+        except (asyncio.CancelledError, GeneratorExit):
+            await _cancelled(opening)
+            self._log(call, hung_up=True)
+            raise
+        if call.outcome is not None:
+            call.outcome.served = served.attempt
+        async for events in self._events(call, served, renderer):
+            yield events
+
+    async def _events(self, call: Call, served: ServedStream, renderer: StreamRenderer) -> AsyncIterator[bytes]:
+        """The stream in the caller's dialect. The final chunk is held back until usage is known: it carries the
+        metadata, and what the vendor sends after it (usage) follows it."""
+        held: Chunk | None = None
+        after: list[Chunk] = []
+        finished = False
+        try:
+            async for chunks in served:
+                ready: list[bytes] = []
+                for chunk in chunks:
+                    if chunk.final:
+                        if held is not None:
+                            ready.append(renderer.render_chunk(held))
+                        held = chunk
+                    elif held is not None and chunk.usage is not None:
+                        after.append(chunk)
+                    else:
+                        ready.append(renderer.render_chunk(chunk))
+                if events := b"".join(ready):
+                    yield events
+            finished = True
+            yield self._closing(call, served, renderer, held, after)
+        except GatewayError as error:
+            finished = True
+            yield self._in_stream_error(call, renderer, error)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception:
+            logger.exception("stream %s failed on a bug", call.request_id)
+            finished = True
+            yield self._in_stream_error(call, renderer, InternalError("An internal error occurred."))
+        finally:
+            served.close()
+            if not finished:
+                self._log(call, hung_up=True)
+
+    def _closing(
+        self, call: Call, served: ServedStream, renderer: StreamRenderer, held: Chunk | None, after: Sequence[Chunk]
+    ) -> bytes:
+        outcome = call.outcome
+        if outcome is not None:
+            outcome.finish_reason = (held.finish_reason if held else None) or ""
+        metadata = self._metadata(call, served.job, served.attempt, ())
+        last = [renderer.render_chunk(held, metadata)] if held is not None else []
+        last += [renderer.render_chunk(chunk) for chunk in after]
+        last.append(renderer.render_end())
+        self._log(call)
+        return b"".join(last)
+
+    def _in_stream_error(self, call: Call, renderer: StreamRenderer, error: GatewayError) -> bytes:
+        self._log(call, error=error)
+        return renderer.render_error(error, call.request_id)
+
+    # ------------------------------------------------------------------ what everyone is told
+
+    def _metadata(
+        self, call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]
+    ) -> dict[str, Any]:
+        now = time.perf_counter()
+        target = attempt.target
+        metadata: dict[str, Any] = {
+            "request_id": call.request_id,
+            "provider": target.provider_name,
+            "model": target.model_name,
+            "routing_decision": f"{target.model_name}: named by the caller"
+            if len(job.attempts) == 1
+            else f"{target.model_name}: fallback, {len(job.attempts) - 1} failed before it",
+            "routing": {
+                "strategy": "explicit",
+                "task_type": None,
+                "complexity": None,
+                "reason": "the caller named the model",
+                "propensity": 1.0,
+                "experiment": None,
+            },
+            "latency_ms": round((now - call.received) * 1000, 3),
+            "overhead_ms": round(self._overhead_s(call, job, now) * 1000, 3),
+            "cost_usd": _json_usd(attempt.cost_pico),
+            "cache_hit": False,
+            "cache": {"kind": None, "similarity": None, "error_bound": None},
+            "fallback_used": len(job.attempts) > 1,
+            "attempts": [tried.describe() for tried in job.attempts],
+            "guardrails": [],
+        }
+        if dropped:
+            metadata["dropped"] = list(dropped)
+        return metadata
+
+    @staticmethod
+    def _overhead_s(call: Call, job: Job, now: float) -> float:
+        """Our own part: the time until now less the time spent waiting for vendors' first events."""
+        return max(0.0, (call.opened or now) - call.received - sum(tried.vendor_s for tried in job.attempts))
+
+    @staticmethod
+    def _answer_headers(call: Call, job: Job, attempt: OpenAttempt | None) -> Headers:
+        headers = call.answer_headers
+        headers.append((b"x-gateway-cache", b"miss"))
+        if attempt is not None:
+            headers.append((b"x-gateway-provider", _header(attempt.target.provider_name)))
+            headers.append((b"x-gateway-model", _header(attempt.target.model_name)))
+            headers.append((b"x-gateway-fallback", b"true" if len(job.attempts) > 1 else b"false"))
+        return headers
+
+    def _log(self, call: Call, *, error: GatewayError | None = None, hung_up: bool = False) -> None:
+        """One row in the request log, for every request whose tenant is known."""
+        outcome, call.outcome = call.outcome, None
+        if outcome is None:
+            return
+        now = time.perf_counter()
+        served, job, request = outcome.served, outcome.job, outcome.request
+        attempts = job.attempts if job else []
+        first_token_at = served.first_token_at if served else None
+        ended = time.time()
+        latency_s = now - call.received
+        self._request_log.put(
+            RequestLogRow(
+                id=call.request_id,
+                tenant_id=outcome.policy.id,
+                project_id=outcome.token.project_id,
+                token_id=outcome.token.id,
+                started_at=ended - latency_s,
+                dialect=request.dialect,
+                streamed=request.stream,
+                requested_model=request.model[:200],
+                model_name=served.target.model_name if served else "",
+                provider_name=served.target.provider_name if served else "",
+                status=CALLER_HUNG_UP if hung_up else error.status if error else 200,
+                error_code=error.code if error else "",
+                finish_reason=outcome.finish_reason,
+                fallback_used=len(attempts) > 1,
+                attempts=len(attempts),
+                input_tokens=sum(tried.usage.total_input for tried in attempts),
+                output_tokens=sum(tried.usage.total_output for tried in attempts),
+                cost_pico=_total_cost(attempts),
+                latency_ms=latency_s * 1000,
+                first_token_ms=(first_token_at - ended + latency_s) * 1000 if first_token_at else None,
+                overhead_ms=(self._overhead_s(call, job, now) if job else latency_s) * 1000,
+                end_user=request.end_user or "",
+                tags=request.extensions.tags,
+                client_ip=call.client_ip,
+            )
+        )
+
+
+async def _cancelled(task: "asyncio.Task[ServedStream]") -> None:
+    """Cancel, and see off a stream that opened just as its caller left."""
+    task.cancel()
+    try:
+        served = await task
+    except (asyncio.CancelledError, GatewayError, StalePolicy):
+        return
+    served.close()
+
+
+def _limit_headers(verdict: Verdict) -> Iterable[tuple[bytes, bytes]]:
+    return (
+        (b"x-ratelimit-limit-requests", b"%d" % verdict.limit),
+        (b"x-ratelimit-remaining-requests", b"%d" % verdict.remaining),
+        (b"x-ratelimit-reset-requests", b"%.3fs" % verdict.reset_s),
+    )
+
+
+def _refusal(verdict: Verdict) -> str:
+    whose = "your network address" if verdict.rule and verdict.rule.key.startswith("ip:") else "this API key"
+    return f"Rate limit reached for {whose}: {verdict.limit} requests. Try again in {verdict.retry_after_s:.1f} s."
+
+
+def _json_usd(cost_pico: int | None) -> Raw | None:
+    """An exact JSON number; null where the price is not known, which is not 0."""
+    return None if cost_pico is None else Raw(_plain(cost_pico).encode())
+
+
+def _plain(cost_pico: int) -> str:
+    text = f"{to_usd(cost_pico):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _total_cost(attempts: Sequence[OpenAttempt]) -> int | None:
+    costs = [attempt.cost_pico for attempt in attempts if attempt.cost_pico is not None]
+    return sum(costs) if costs else None
+
+
+def _header(value: str) -> bytes:
+    """Names are the tenant's own: what a header cannot carry is replaced."""
+    return value.encode("ascii", "replace").replace(b"\r", b"?").replace(b"\n", b"?")

@@ -1,0 +1,288 @@
+"""The bridge: the one module that loads ORM rows for the hot path, and that builds the pipeline from settings."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import redis.asyncio
+import uuid_utils
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db.models import Q
+
+from billing.ledger import Ledger
+from billing.models import PriceVersion
+from billing.pricing import Price, PricedVersion, select
+from gateway import dispatch
+from gateway.dispatch import Dispatcher
+from gateway.errors import InvalidApiKey, LedgerUnavailable
+from gateway.models import Alias, Model, Provider, ProviderKey
+from gateway.pipeline import Limits, Pipeline
+from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
+from gateway.providers import catalog
+from gateway.providers.addresses import AddressGuard
+from gateway.providers.client import VendorClient
+from gateway.providers.outbound import Deadlines
+from gateway.providers.target import Target
+from gateway.providers.transport import Transport
+from gateway.request_log import RequestLogWriter
+from tenants import tokens
+from tenants.models import ApiToken, Tenant
+from tenants.ratelimit import RateLimiter
+
+logger = logging.getLogger(__name__)
+
+LOADERS = 4  # threads that load policies; only misses come here
+MOST_REMEMBERED_TOKENS = 100_000
+
+
+class PolicyStore:
+    """Tenants' policies in this process's memory, by the full digest of the token that asks.
+
+    Nothing here expires by time: the ledger's admission says when a snapshot has been overtaken.
+    """
+
+    def __init__(self, peppers: tokens.Peppers) -> None:
+        self._peppers = peppers
+        self._tokens: dict[bytes, TokenFacts] = {}
+        self._policies: dict[str, TenantPolicy] = {}
+        self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="policy")
+        self._loading: dict[bytes, asyncio.Future[tuple[TenantPolicy, TokenFacts]]] = {}
+
+    async def find(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
+        """Raises InvalidApiKey, or LedgerUnavailable when the database cannot be asked."""
+        if not tokens.plausible(credential):
+            raise InvalidApiKey("Incorrect API key provided.")
+        for _, digest in self._peppers.digests(credential):
+            if (token := self._tokens.get(digest)) and (policy := self._policies.get(token.tenant_id)):
+                return policy, token
+        return await self._load_once(credential)
+
+    async def find_anew(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
+        """As :meth:`find`, but from the database: for what is not admitted and so has no epoch compared."""
+        if not tokens.plausible(credential):
+            raise InvalidApiKey("Incorrect API key provided.")
+        return await self._load_once(credential)
+
+    def forget(self, tenant_id: str) -> None:
+        self._policies.pop(tenant_id, None)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _load_once(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
+        """Requests that miss together wait for one load."""
+        _, key = next(self._peppers.digests(credential))
+        loading = self._loading.get(key)
+        if loading is None:
+            loop = asyncio.get_running_loop()
+            loading = loop.run_in_executor(self._threads, self._load, credential)
+            self._loading[key] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(key, None))
+        return await asyncio.shield(loading)
+
+    def _load(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
+        """In a thread: the token, and its tenant's policy as of now."""
+        close_old_connections()
+        try:
+            digest, token = self._load_token(credential)
+            policy = load_policy(token.tenant_id)
+        except (DatabaseError, InterfaceError) as exc:
+            logger.warning("policies cannot be loaded: %s", exc)
+            raise LedgerUnavailable("API keys cannot be checked at the moment.") from None
+        finally:
+            close_old_connections()
+        if len(self._tokens) >= MOST_REMEMBERED_TOKENS:
+            self._tokens.clear()
+        # A policy is only as fresh as the tokens beside it: what was remembered of this tenant goes.
+        self._tokens = {known: facts for known, facts in self._tokens.items() if facts.tenant_id != token.tenant_id}
+        self._tokens[digest] = token
+        self._policies[policy.id] = policy
+        return policy, token
+
+    def _load_token(self, credential: str) -> tuple[bytes, TokenFacts]:
+        for number, digest in self._peppers.digests(credential):
+            if row := ApiToken.objects.filter(digest=digest, pepper_number=number).first():
+                return digest, token_facts(row)
+        raise InvalidApiKey("Incorrect API key provided.")
+
+
+def token_facts(row: ApiToken) -> TokenFacts:
+    return TokenFacts(
+        id=str(row.pk),
+        name=row.name,
+        tenant_id=str(row.tenant_id),
+        project_id=str(row.project_id),
+        scopes=frozenset(row.scopes),
+        models=NamePatterns(row.allowed_models),
+        networks=tuple(ipaddress.ip_network(cidr, strict=False) for cidr in row.allowed_cidrs),
+        requests_per_minute=row.requests_per_minute,
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        revoked=row.revoked_at is not None,
+    )
+
+
+def load_policy(tenant_id: str) -> TenantPolicy:
+    """A tenant's policy. The epoch is read first: whatever changes during the load makes it stale, not wrong."""
+    tenant = Tenant.objects.get(pk=tenant_id)
+    if not tenant.enabled:
+        raise InvalidApiKey("This API key's organisation is switched off.")
+    return TenantPolicy(
+        id=str(tenant.pk),
+        slug=tenant.slug,
+        epoch=tenant.policy_epoch,
+        models=_load_models(tenant),
+        aliases=dict(Alias.objects.filter(tenant=tenant).values_list("name", "model_name")),
+        log_content=tenant.log_content,
+    )
+
+
+def _load_models(tenant: Tenant) -> dict[str, ModelFacts]:
+    """Models by name; a tenant's own hides the installation's of the same name."""
+    owned_or_shared = Q(tenant=tenant) | Q(tenant=None)
+    rows = list(Model.objects.filter(owned_or_shared, enabled=True).select_related("provider"))
+    rows.sort(key=lambda row: row.tenant_id is not None)
+    keys = _load_keys({row.provider for row in rows})
+    prices = _load_prices(tenant, {row.provider.kind for row in rows})
+    return {row.name: _model_facts(tenant, row, keys, prices) for row in rows}
+
+
+def _load_keys(providers: Iterable[Provider]) -> dict[str, ProviderKey]:
+    active = ProviderKey.objects.filter(provider__in=providers, status=ProviderKey.Status.ACTIVE)
+    return {str(key.provider_id): key for key in active.select_related("provider")}
+
+
+def _load_prices(tenant: Tenant, kinds: set[str]) -> list[PricedVersion]:
+    """Every price that may hold for this tenant's models; of the shipped book only the kinds it uses."""
+    rows = PriceVersion.objects.filter(
+        Q(tenant=tenant) | Q(tenant=None),
+        Q(model__isnull=False) | Q(provider_kind__in=kinds | {""}),
+        effective_from__lte=datetime.now(UTC),
+    )
+    return [row.as_priced_version() for row in rows]
+
+
+def _model_facts(
+    tenant: Tenant, row: Model, keys: dict[str, ProviderKey], prices: list[PricedVersion]
+) -> ModelFacts:
+    price = select(
+        prices,
+        provider_kind=row.provider.kind,
+        vendor_model=row.vendor_model,
+        model_id=str(row.pk),
+        tenant_id=str(tenant.pk),
+        at=datetime.now(UTC),
+    )
+    target, why_unusable = _target(row, keys.get(str(row.provider_id)), price)
+    return ModelFacts(
+        name=row.name,
+        modality=row.modality,
+        fallbacks=tuple(row.fallbacks),
+        target=target,
+        provider_name=row.provider.name,
+        vendor_model=row.vendor_model,
+        context_window=row.context_window,
+        capabilities=frozenset(row.capabilities),
+        created_at=int(row.created_at.timestamp()),
+        why_unusable=why_unusable,
+    )
+
+
+def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[Target | None, str]:
+    provider, kind = row.provider, catalog.get(row.provider.kind)
+    if not provider.enabled:
+        return None, "its provider is switched off."
+    if key is None and kind.key_required:
+        return None, "its provider has no key."
+    try:
+        secret = key.reveal() if key else ""
+    except ValueError:  # a key is only ever opened with the master key it was sealed with; never replaced by another
+        logger.error("the key of provider %s cannot be decrypted", provider.pk)
+        return None, "its provider's key cannot be read."
+    target = Target(
+        provider_id=str(provider.pk),
+        provider_name=provider.name,
+        kind=provider.kind,
+        base_url=provider.effective_base_url,
+        provider_key_id=str(key.pk) if key else None,
+        secret=secret,
+        model_id=str(row.pk),
+        model_name=row.name,
+        vendor_model=row.vendor_model,
+        deadlines=Deadlines(**{**provider.deadlines, **row.deadlines}),
+        on_disconnect=provider.on_disconnect,
+        price=price,
+        profile=kind.profile,
+        capabilities=frozenset(row.capabilities),
+        context_window=row.context_window,
+    )
+    return target, ""
+
+
+class Runtime:
+    """Everything one serving process holds open. Made in the event loop that will use it."""
+
+    def __init__(self) -> None:
+        self.process_id = str(uuid_utils.uuid7())
+        database_url = settings.DATABASE_URL
+        self.policies = PolicyStore(tokens.Peppers.parse(settings.TOKEN_PEPPERS))
+        self.ledger = Ledger(database_url, self.process_id, f"{socket.gethostname()}:{os.getpid()}")
+        self.request_log = RequestLogWriter(database_url)
+        self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
+        self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
+        self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
+        self.pipeline = Pipeline(
+            self.policies,
+            self.limiter,
+            Dispatcher(VendorClient(self.transport), self.ledger),
+            self.request_log,
+            Limits(
+                ip_requests_per_s=settings.IP_RATE_LIMIT,
+                first_event_patience_s=settings.FIRST_EVENT_PATIENCE_S,
+                keep_alive_interval_s=settings.KEEP_ALIVE_INTERVAL_S,
+            ),
+        )
+
+    async def open(self) -> None:
+        await self.transport.open()
+        await self.ledger.open()
+        await self.request_log.open()
+
+    async def close(self) -> None:
+        """Let what is under way finish, then write down what is left to write down."""
+        await dispatch.drained(settings.DRAIN_S)
+        await self.transport.close()
+        await self.request_log.close()
+        await self.ledger.close()
+        await self.limiter.aclose()
+        await self.redis.aclose()
+        self.policies.close()
+
+
+_opening: "asyncio.Task[Runtime] | None" = None
+
+
+async def current() -> Runtime:
+    """This process's runtime, opened by whoever needs it first (the server's start-up, where it has one)."""
+    global _opening  # noqa: PLW0603 - one per process is the point
+    if _opening is None:
+        _opening = asyncio.create_task(_open())
+    return await asyncio.shield(_opening)
+
+
+async def shut_down() -> None:
+    global _opening  # noqa: PLW0603
+    opening, _opening = _opening, None
+    if opening is not None:
+        await (await opening).close()
+
+
+async def _open() -> Runtime:
+    runtime = Runtime()
+    await runtime.open()
+    return runtime

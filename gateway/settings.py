@@ -1,0 +1,156 @@
+"""Django's settings, all from the environment or ``.env``. docs/configuration.md describes each."""
+
+import ipaddress
+from typing import Any
+
+from csp.constants import NONCE, NONE, SELF
+
+from gateway import installation
+
+env = installation.env()
+BASE_DIR = installation.ROOT
+DATA_DIR = installation.data_dir()
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = installation.secret("SECRET_KEY")
+HOST = env.str("HOST", default="127.0.0.1")
+PORT = env.int("PORT", default=4000)
+WEB_WORKERS = env.int("WEB_WORKERS", default=1)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]", HOST])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+TRUSTED_PROXIES = [ipaddress.ip_network(cidr) for cidr in env.list("TRUSTED_PROXIES", default=[])]
+
+# --------------------------------------------------------------------------- the gateway's own
+MASTER_KEYS = installation.secret("MASTER_KEYS")
+TOKEN_PEPPERS = installation.secret("TOKEN_PEPPERS")
+ALLOWED_UPSTREAMS = env.list("ALLOWED_UPSTREAMS", default=[])
+IP_RATE_LIMIT = env.int("IP_RATE_LIMIT", default=200)  # requests per second and address; 0 = off
+MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
+BODY_TIMEOUT_S = env.float("BODY_TIMEOUT_S", default=30.0)
+FIRST_EVENT_PATIENCE_S = env.float("FIRST_EVENT_PATIENCE_S", default=15.0)
+KEEP_ALIVE_INTERVAL_S = env.float("KEEP_ALIVE_INTERVAL_S", default=10.0)
+DRAIN_S = env.float("DRAIN_S", default=30.0)
+ALLOW_UNPRICED = env.bool("ALLOW_UNPRICED", default=True)
+
+# --------------------------------------------------------------------------- apps
+INSTALLED_APPS = [
+    "daphne",  # first: it replaces `runserver`
+    "gateway.admin_config.OperatorAdminConfig",  # django.contrib.admin with our site
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.postgres",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "channels",
+    "rest_framework",
+    "csp",
+    "tenants",
+    "gateway",
+    "routing",
+    "guardrails",
+    "billing",
+    "audit",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "gateway.urls"
+ASGI_APPLICATION = "gateway.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# --------------------------------------------------------------------------- data
+# Without URLs (checks, `makemigrations`) the addresses lead nowhere; whatever needs a database got them from
+# gateway.embedded before these settings were read.
+DATABASE_URL = env.str("DATABASE_URL", default="") or "postgresql://pointsman_system@127.0.0.1:1/pointsman"
+REDIS_URL = env.str("REDIS_URL", default="") or "redis://127.0.0.1:1/0"
+
+
+def _database(url: str) -> dict[str, Any]:
+    return {**env.db_url_config(url), "ENGINE": "django.db.backends.postgresql", "CONN_HEALTH_CHECKS": True}
+
+
+DATABASES = {
+    "default": _database(DATABASE_URL),
+    # The owner of the tables: migrations only (the gateway's role may not change the schema).
+    "owner": _database(env.str("DATABASE_OWNER_URL", default="") or DATABASE_URL),
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "tenants.User"
+
+# Redis' socket is a path; Celery's transport spells that differently.
+_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_BROKER_URL = _BROKER_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TIMEZONE = "UTC"
+
+# --------------------------------------------------------------------------- pages
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = None  # nothing to collect: WhiteNoise serves from where the files are
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = True
+LOGIN_URL = "/admin/login/"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+# --------------------------------------------------------------------------- browser security
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF, NONCE],
+        "style-src": [SELF, NONCE],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+    }
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
+}

@@ -1,0 +1,36 @@
+"""Typed decoding of what a caller sent: a wrong type becomes a 400 that names the field."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+
+T = TypeVar("T")
+
+_PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_MISSING = re.compile(r"missing required field `([^`]+)`")
+
+
+def decode_or_refuse(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw, param: str = "") -> T:
+    """``data`` as the decoder's type; ``param`` is where in the request it stands ("" for the whole body).
+
+    Raises InvalidRequest whose ``param`` is the full path of the value at fault (``messages[2].content``).
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise _invalid(str(exc), param) from None
+
+
+def _invalid(message: str, param: str) -> InvalidRequest:
+    reason, path = message, param
+    if found := _PATH.search(message):
+        reason, inner = message[: found.start()], found[1]
+        path = param + inner if inner.startswith("[") or not param else f"{param}.{inner}"
+    if missing := _MISSING.search(reason):
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        return InvalidRequest(f"Missing required field '{path}'.", param=path)
+    where = f" for '{path}'" if path else ""
+    return InvalidRequest(f"Invalid value{where}: {reason[:1].lower()}{reason[1:]}.", param=path or None)
