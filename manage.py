@@ -5,7 +5,9 @@ import os
 import sys
 
 # These read the code only; everything else finds the databases, or starts the embedded ones for its duration.
-WITHOUT_DATABASES = frozenset({"help", "--help", "-h", "version", "--version", "check", "collectstatic", "makemigrations", "serve"})
+WITHOUT_DATABASES = frozenset(
+    {"help", "--help", "-h", "version", "--version", "check", "collectstatic", "makemigrations", "serve"}
+)
 
 
 def main() -> None:

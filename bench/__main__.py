@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def _compared(
 
 def main() -> None:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is ended
     try:
         found = measure(options, lambda line: print(line, file=sys.stderr, flush=True))
     except BenchError as exc:

@@ -3,24 +3,32 @@
 Django at its leanest: one URL, no middleware. A caller that hangs up is not noticed, which the consumer would.
 """
 
+import os
 import time
-from collections.abc import AsyncIterator
-from typing import cast
 
 import uuid_utils
-from channels.routing import ProtocolTypeRouter
-from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.urls import path
 
-from gateway import runtime
-from gateway.asgi import get_asgi_application, lifespan
-from gateway.errors import GatewayError
-from gateway.pipeline import Call, Headers, WholeAnswer
-from gateway.wire import openai_chat
-from tenants.network import client_address
-from tenants.tokens import bearer_from
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
+
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+
+settings.ROOT_URLCONF = __name__
+settings.MIDDLEWARE = []
+django_application = get_asgi_application()
+
+from channels.routing import ProtocolTypeRouter  # noqa: E402 - after the apps are ready
+from django.core.handlers.asgi import ASGIRequest  # noqa: E402
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from gateway import runtime  # noqa: E402
+from gateway.asgi import lifespan  # noqa: E402
+from gateway.errors import GatewayError  # noqa: E402
+from gateway.pipeline import Call, Headers, WholeAnswer  # noqa: E402
+from gateway.wire import openai_chat  # noqa: E402
+from tenants.network import client_address  # noqa: E402
+from tenants.tokens import bearer_from  # noqa: E402
 
 
 async def chat_completions(request: ASGIRequest) -> HttpResponseBase:
@@ -39,10 +47,7 @@ async def chat_completions(request: ASGIRequest) -> HttpResponseBase:
         body = openai_chat.render_error(error, call.request_id)
         return HttpResponse(body, status=error.status, content_type="application/json")
     response: HttpResponseBase
-    if isinstance(answer, WholeAnswer):
-        response = HttpResponse(answer.body)
-    else:
-        response = StreamingHttpResponse(cast("AsyncIterator[bytes]", answer.events))
+    response = HttpResponse(answer.body) if isinstance(answer, WholeAnswer) else StreamingHttpResponse(answer.events)
     return _with_headers(response, answer.headers)
 
 
@@ -53,6 +58,4 @@ def _with_headers(response: HttpResponseBase, headers: Headers) -> HttpResponseB
 
 
 urlpatterns = [path("v1/chat/completions", chat_completions)]
-settings.ROOT_URLCONF = __name__
-settings.MIDDLEWARE = []
-application = ProtocolTypeRouter({"http": get_asgi_application(), "lifespan": lifespan})
+application = ProtocolTypeRouter({"http": django_application, "lifespan": lifespan})

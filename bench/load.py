@@ -43,7 +43,7 @@ class Result(Struct):
     error: str = ""
 
 
-class WrongAnswer(Exception):  # noqa: N818 - reads as what it is
+class WrongAnswer(Exception):
     """The server said something else than the vendor did."""
 
 
@@ -162,7 +162,7 @@ class Head(Struct, frozen=True):
 
 
 def _dechunked(body: bytes) -> bytes:
-    pieces = []
+    pieces: list[bytes] = []
     at = 0
     while True:
         end_of_size = body.index(b"\r\n", at)

@@ -30,7 +30,7 @@ class Volume:
     def of(cls, requests: int | None, *, quick: bool) -> "Volume":
         """``requests``: non-streamed ones at 32 connections, in all rounds together."""
         if quick:
-            return cls._divided(requests or 400, rounds=2, burst_streams=20, paced_streams=20, chunks=50)
+            return cls._divided(requests or 400, rounds=1, burst_streams=20, paced_streams=20, chunks=50)
         return cls._divided(requests or 6000, rounds=6, burst_streams=150, paced_streams=100, chunks=200)
 
     @classmethod

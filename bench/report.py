@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from bench.installation import Books
+from bench.measurement import Volume
 
 BUSY_LOAD = 0.7
 PACKAGES = ("uvicorn", "uvloop", "httptools", "aiohttp")
@@ -112,7 +113,7 @@ def requirements(columns: Table, ratio: dict[str, float | None], expected: Books
 def as_json(
     *,
     machine: Machine,
-    volume: Any,
+    volume: Volume,
     values: Rounds,
     expected: Books,
     found: Books,

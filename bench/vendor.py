@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._next_at(loop, due_at + GAP_S, left - 1)
 
 
-def _content_length(head: bytes) -> int:
+def _content_length(head: bytearray) -> int:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from django.db import transaction
@@ -43,8 +43,14 @@ _ROWS_AT_A_TIME: Final = 2000
 _STARTS_A_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
+class Out(Protocol):
+    """What is written to: a text file, or a command's output."""
+
+    def write(self, text: str, /) -> object: ...
+
+
 def export(
-    out: TextIO,
+    out: Out,
     *,
     format: Format = "jsonl",
     tenant: Tenant | None = None,
@@ -66,7 +72,7 @@ def export(
     return count
 
 
-def _attempts(tenant: Tenant | None, since: datetime | None, until: datetime | None) -> QuerySet[Any, dict[str, Any]]:
+def _attempts(tenant: Tenant | None, since: datetime | None, until: datetime | None) -> QuerySet[Attempt, Any]:
     attempts = Attempt.objects.order_by("id")
     if tenant is not None:
         attempts = attempts.filter(tenant=tenant)
@@ -126,7 +132,7 @@ def _utc(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def _json_lines(out: TextIO) -> Callable[[dict[str, Any]], None]:
+def _json_lines(out: Out) -> Callable[[dict[str, Any]], None]:
     encoder = msgspec.json.Encoder()
 
     def write(line: dict[str, Any]) -> None:
@@ -135,7 +141,7 @@ def _json_lines(out: TextIO) -> Callable[[dict[str, Any]], None]:
     return write
 
 
-def _csv_lines(out: TextIO) -> Callable[[dict[str, Any]], None]:
+def _csv_lines(out: Out) -> Callable[[dict[str, Any]], None]:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
 

@@ -1,172 +1,105 @@
-"""The shipped price book: what vendors charge, from the genai-prices package's own data, without a network."""
+"""Takes the shipped price book over into price versions."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from genai_prices import data, types
 
 from audit.actions import Action
 from audit.record import Actor, record
-from billing.models import PriceVersion
+from billing.models import TOKEN_PRICES, PriceVersion
 
-# The package's providers as kinds of our catalogue (gateway.providers.catalog).
-KIND_OF_PROVIDER = {
-    "anthropic": "anthropic",
-    "azure": "azure-openai",
-    "cohere": "cohere",
-    "deepseek": "deepseek",
-    "fireworks": "fireworks",
-    "google": "gemini",
-    "groq": "groq",
-    "mistral": "mistral",
-    "openai": "openai",
-    "openrouter": "openrouter",
-    "perplexity": "perplexity",
-    "together": "together",
-    "x-ai": "xai",
-    "zai": "zai",
-}
-CLASS_OF_PRICE = {
-    "input_mtok": "input",
-    "output_mtok": "output",
-    "cache_read_mtok": "cached_input",
-    "cache_write_mtok": "cache_write_5m",
-    "cache_write_1h_mtok": "cache_write_1h",
-    "output_reasoning_mtok": "reasoning",
-    "input_audio_mtok": "audio_input",
-    "output_audio_mtok": "audio_output",
-}
-# Prices without a start date hold "since ever": earlier than any request.
-SINCE_EVER = datetime(2020, 1, 1, tzinfo=UTC)
-_GLOB = re.compile(r"[*?\[\]]")
+if TYPE_CHECKING:
+    from billing.genai_book import BookPrice
+
+_BATCH = 500
+
+Subject = tuple[str, str]
+"""A provider kind and a pattern of its model names."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class ImportResult:
-    """``skipped`` says, one line each, what the book knows and our price versions cannot express."""
+    """How many price versions are new, how many were there; ``skipped`` says, a line each, what the book knows and
+    price versions cannot express."""
 
-    added: int = 0
-    unchanged: int = 0
+    added: int
+    unchanged: int
     skipped: list[str] = field(default_factory=list)
 
 
 @transaction.atomic
 def import_book(actor: Actor) -> ImportResult:
-    """Add what the book knows and we do not. Idempotent; an operator's own prices go before the book's."""
-    result = ImportResult()
-    known = set(
-        PriceVersion.objects.filter(source=PriceVersion.Source.BOOK).values_list(
-            "provider_kind", "vendor_model_pattern", "effective_from"
-        )
-    )
+    """Add to the installation's prices what the shipped book knows and they lack. Needs no network.
+
+    Idempotent. A price that the book has corrected since the last import holds from now on: price versions are
+    never changed. An operator's own prices are another source; they are left alone, and those of a model go first.
+    """
+    from billing import genai_book  # noqa: PLC0415 - half a second of start-up that only an import needs
+
+    skipped: list[str] = []
+    held = _held()
     fresh: list[PriceVersion] = []
-    for version in _versions(result.skipped):
-        key = (version.provider_kind, version.vendor_model_pattern, version.effective_from)
-        if key in known:
-            result.unchanged += 1
-            continue
-        known.add(key)
-        fresh.append(version)
-    PriceVersion.objects.bulk_create(fresh, batch_size=500)
-    result.added = len(fresh)
+    unchanged = 0
+    for subject, timeline in _by_subject(genai_book.prices(skipped)).items():
+        for price in timeline.values():
+            version = _version(price, held.get(subject, {}))
+            if version is None:
+                unchanged += 1
+                continue
+            try:
+                version.clean()
+            except ValidationError as exc:
+                skipped.append(f"{price.kind}/{price.pattern}: {' '.join(exc.messages)}")
+            else:
+                fresh.append(version)
+    PriceVersion.objects.bulk_create(fresh, batch_size=_BATCH)
     if fresh:
         record(actor, Action.PRICE_BOOK_IMPORTED, None, tenant=None, changes={"added": len(fresh)})
-    return result
+    return ImportResult(len(fresh), unchanged, skipped)
 
 
-def _versions(skipped: list[str]) -> Iterator[PriceVersion]:
-    for provider in data.providers:
-        kind = KIND_OF_PROVIDER.get(provider.id)
-        for model in provider.models if kind else ():
-            patterns = list(_patterns(model.match, f"{provider.id}/{model.id}", skipped))
-            for starts, prices in _dated(model, provider.id, skipped):
-                try:
-                    terms = _terms(prices)
-                    for pattern in patterns:
-                        version = PriceVersion(
-                            provider_kind=kind or "",
-                            vendor_model_pattern=pattern,
-                            effective_from=starts,
-                            source=PriceVersion.Source.BOOK,
-                            **terms,
-                        )
-                        version.clean()
-                        yield version
-                except (ValueError, ValidationError) as exc:
-                    skipped.append(f"{provider.id}/{model.id}: {exc}")
+def _held() -> dict[Subject, dict[datetime, PriceVersion]]:
+    """What earlier imports, or an operator, have laid down for the installation by pattern, by moment."""
+    held: dict[Subject, dict[datetime, PriceVersion]] = {}
+    for version in PriceVersion.objects.filter(tenant=None, model=None).iterator():
+        subject = (version.provider_kind, version.vendor_model_pattern)
+        held.setdefault(subject, {})[version.effective_from] = version
+    return held
 
 
-def _patterns(clause: Any, label: str, skipped: list[str]) -> Iterator[str]:
-    """Names and glob patterns that match exactly what ``clause`` does."""
-    match clause:
-        case types.ClauseEquals(equals=text):
-            pattern = _literal(text)
-        case types.ClauseStartsWith(starts_with=text):
-            pattern = _literal(text) + "*"
-        case types.ClauseEndsWith(ends_with=text):
-            pattern = "*" + _literal(text)
-        case types.ClauseContains(contains=text):
-            pattern = f"*{_literal(text)}*"
-        case types.ClauseOr(or_=clauses):
-            for each in clauses:
-                yield from _patterns(each, label, skipped)
-            return
-        case _:
-            skipped.append(f"{label}: matched by a rule that is not a name or pattern")
-            return
-    yield pattern
+def _by_subject(prices: Iterable["BookPrice"]) -> dict[Subject, dict[datetime, "BookPrice"]]:
+    """The first price for a pattern and moment counts."""
+    timelines: dict[Subject, dict[datetime, BookPrice]] = {}
+    for price in prices:
+        timelines.setdefault((price.kind, price.pattern), {}).setdefault(price.effective_from, price)
+    return timelines
 
 
-def _literal(text: str) -> str:
-    """A name inside a pattern: characters that patterns give a meaning stand for themselves."""
-    return _GLOB.sub(lambda found: f"[{found[0]}]", text)
+def _version(price: "BookPrice", held: Mapping[datetime, PriceVersion]) -> PriceVersion | None:
+    """The row to add, None when the price is there already (at its moment, or as a later correction)."""
+    version = PriceVersion(
+        provider_kind=price.kind,
+        vendor_model_pattern=price.pattern,
+        effective_from=price.effective_from,
+        source=PriceVersion.Source.BOOK,
+        **_complete(price.terms),
+    )
+    if price.effective_from not in held:
+        return version
+    amounts = version.amounts()
+    if any(row.amounts() == amounts for start, row in held.items() if start >= price.effective_from):
+        return None
+    version.effective_from = max(price.effective_from, datetime.now(UTC))
+    return version
 
 
-def _dated(model: types.ModelInfo, provider: str, skipped: list[str]) -> Iterator[tuple[datetime, types.ModelPrice]]:
-    """The model's prices with the moment from which each holds."""
-    if isinstance(model.prices, types.ModelPrice):
-        yield SINCE_EVER, model.prices
-        return
-    for conditional in model.prices:
-        constraint = conditional.constraint
-        if constraint is None:
-            yield SINCE_EVER, conditional.prices
-        elif isinstance(constraint, types.StartDateConstraint):
-            yield datetime.combine(constraint.start_date, time(), UTC), conditional.prices
-        else:
-            skipped.append(f"{provider}/{model.id}: a price for some hours of the day only")
-
-
-def _terms(prices: types.ModelPrice) -> dict[str, Any]:
-    """The price by our token classes. Raises ValueError for a model that is not charged by input tokens."""
-    given = {
-        name: getattr(prices, key, None)
-        for key, name in CLASS_OF_PRICE.items()
-        if getattr(prices, key, None) is not None
+def _complete(terms: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: terms.get(name) for name in TOKEN_PRICES} | {
+        "per_request": terms.get("per_request", Decimal(0)),
+        "tiers": terms.get("tiers", []),
     }
-    if "input" not in given:
-        raise ValueError("not priced by tokens")
-    given.setdefault("output", Decimal(0))
-    base = {name: price.base if isinstance(price, types.TieredPrices) else price for name, price in given.items()}
-    tiered = {name: price for name, price in given.items() if isinstance(price, types.TieredPrices)}
-    per_request = getattr(prices, "requests_kcount", None)
-    return {
-        **base,
-        "per_request": per_request / 1000 if per_request is not None else Decimal(0),
-        "tiers": _tiers(tiered.items()),
-    }
-
-
-def _tiers(tiered: Iterable[tuple[str, types.TieredPrices]]) -> list[dict[str, Any]]:
-    """One entry per threshold with every class that changes there."""
-    by_start: dict[int, dict[str, Any]] = {}
-    for name, prices in tiered:
-        for tier in prices.tiers:
-            by_start.setdefault(tier.start, {})[name] = f"{tier.price:f}"
-    return [{"above_input_tokens": start, **by_start[start]} for start in sorted(by_start)]

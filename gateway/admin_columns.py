@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 Tone = Literal["good", "warn", "bad", "quiet"]
 
-NOTHING: Final = "–"
+NOTHING: Final = "\N{EN DASH}"
 _MILLISECOND_S: Final = 1000.0
 _MINUTE_MS: Final = 60_000.0
 
@@ -85,23 +85,30 @@ def object_link(obj: Model | None, text: str | None = None) -> SafeString | str:
     return format_html('<a href="{}">{}</a>', url, text or str(obj))
 
 
-def list_url(model: str, **lookups: Any) -> str:
+def list_url(model: str, /, **lookups: Any) -> str:
     """Of a list of rows; ``model`` is ``app_modelname``, ``lookups`` are what the list is narrowed to."""
     url = reverse(f"admin:{model}_changelist")
     return f"{url}?{urlencode(lookups)}" if lookups else url
 
 
-def list_link(model: str, text: str, **lookups: Any) -> SafeString:
+def list_link(model: str, text: str, /, **lookups: Any) -> SafeString:
     return format_html('<a href="{}">{}</a>', list_url(model, **lookups), text)
 
 
-def add_link(model: str, text: str, **initial: Any) -> SafeString:
+def add_link(model: str, text: str, /, **initial: Any) -> SafeString:
     """To the form of a new row, with some of its fields filled in."""
     return format_html('<a href="{}?{}">{}</a>', reverse(f"admin:{model}_add"), urlencode(initial), text)
 
 
 def links(items: Iterable[SafeString]) -> SafeString:
     return format_html_join(" · ", "{}", ((item,) for item in items))
+
+
+def its_rows(obj: Model, lookup: str, *listed: tuple[str, str]) -> SafeString | str:
+    """To lists of what belongs to a row: ``listed`` are (model, text), ``lookup`` is how each finds its own."""
+    if obj._state.adding:
+        return NOTHING
+    return links(list_link(model, text, **{lookup: obj.pk}) for model, text in listed)
 
 
 def words(items: Iterable[str]) -> SafeString | str:

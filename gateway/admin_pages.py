@@ -110,6 +110,9 @@ class ReadOnlyInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     show_change_link = True
     can_delete = False
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fields
+
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
     """Counts no further than ``MOST_COUNTED`` rows: nobody pages that far, and counting a ledger takes minutes."""

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 
 from audit.actions import Action
 from audit.record import Actor, changes_between, record
-from gateway.admin_columns import owned_label
+from gateway.admin_columns import NOTHING, owned_label
 from gateway.operations import Hour, overview
 from tenants.models import User
 from tenants.network import client_address
@@ -55,7 +55,7 @@ class OperatorSite(admin.AdminSite):
     site_title = "Pointsman"
     index_title = "Today"
     site_url = None  # type: ignore[assignment]
-    empty_value_display = "–"
+    empty_value_display = NOTHING
     enable_nav_sidebar: ClassVar[bool] = True
 
     def has_permission(self, request: HttpRequest) -> bool:

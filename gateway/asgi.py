@@ -37,8 +37,8 @@ application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
-                path("v1/chat/completions", ChatCompletions.as_asgi()),
-                re_path(r"", django_application),
+                path("v1/chat/completions", ChatCompletions.as_asgi()),  # type: ignore[arg-type] # an ASGI application
+                re_path(r"", django_application),  # type: ignore[arg-type]
             ]
         ),
         "lifespan": lifespan,

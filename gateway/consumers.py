@@ -7,7 +7,7 @@ our own: it collects the body within limits, runs the pipeline, and cancels it w
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import uuid_utils
 from django.conf import settings
@@ -20,6 +20,7 @@ from gateway.wire.verbs import CallerFormat
 from tenants.network import client_address
 from tenants.tokens import bearer_from
 
+Body = TypeVar("Body", bytes, bytearray)
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -32,7 +33,7 @@ class CallerLeft(Exception):
 class ProxyConsumer:
     """One forwarded call. Subclasses name the dialect of their path."""
 
-    caller: ClassVar[CallerFormat]
+    caller: CallerFormat
 
     @classmethod
     def as_asgi(cls) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
@@ -84,7 +85,7 @@ class ProxyConsumer:
         """The whole body. Raises RequestTooLarge, GatewayTimeout (a caller too slow) or CallerLeft."""
         message = await self._next_message(None)
         if not message.get("more_body"):  # nearly always: one message, one body
-            return self._within_limit(message.get("body", b""))
+            return self._within_limit(bytes(message.get("body", b"")))
         deadline = asyncio.get_running_loop().time() + settings.BODY_TIMEOUT_S
         body = bytearray(message.get("body", b""))
         while message.get("more_body"):
@@ -104,7 +105,7 @@ class ProxyConsumer:
         return message
 
     @staticmethod
-    def _within_limit(body: Any) -> Any:
+    def _within_limit(body: Body) -> Body:
         if len(body) > settings.MAX_BODY_BYTES:
             raise RequestTooLarge(f"The request's body is larger than {settings.MAX_BODY_BYTES} bytes.")
         return body

@@ -56,7 +56,19 @@ class Job:
 class OpenAttempt:
     """One call of one vendor, from admission to settlement. Settles once; later calls change nothing."""
 
-    __slots__ = ("_job", "_ledger", "cost_pico", "error", "first_token_at", "id", "outcome", "started", "target", "usage", "vendor_s")
+    __slots__ = (
+        "_job",
+        "_ledger",
+        "cost_pico",
+        "error",
+        "first_token_at",
+        "id",
+        "outcome",
+        "started",
+        "target",
+        "usage",
+        "vendor_s",
+    )
 
     def __init__(self, job: Job, target: Target, ledger: Ledger) -> None:
         self._job, self._ledger, self.target = job, ledger, target
@@ -102,9 +114,8 @@ class OpenAttempt:
         if self.outcome is not None:
             return
         self.outcome, self.error, self.usage = outcome, error, usage
-        price = self.target.price
-        priced = isinstance(price, Price)
-        self.cost_pico = price.cost(usage) if priced else None
+        price = self.target.price if isinstance(self.target.price, Price) else None
+        self.cost_pico = price.cost(usage) if price else None
         self._ledger.settle(
             NewSettlement(
                 attempt_id=self.id,
@@ -112,7 +123,7 @@ class OpenAttempt:
                 outcome=outcome,
                 usage=usage,
                 cost_pico=self.cost_pico,
-                price_version_id=price.version_id if priced else None,
+                price_version_id=price.version_id if price else None,
                 status_code=_vendor_status(error),
                 error_code=_error_code(error),
                 first_token_at=self.first_token_at,
@@ -348,9 +359,7 @@ def _deadlines(target: Target, timeout_s: float | None) -> Deadlines:
 
 
 def _estimated(job: Job, completion: Completion) -> Usage:
-    return Usage(
-        input=job.input_estimate(), output=estimate_tokens(completion.output_chars), source="estimated"
-    )
+    return Usage(input=job.input_estimate(), output=estimate_tokens(completion.output_chars), source="estimated")
 
 
 def _failed_usage(error: ProviderError) -> Usage:
@@ -366,7 +375,9 @@ def _exhausted(job: Job) -> GatewayError:
         return GatewayTimeout("No provider answered in time.", details={"attempts": attempts})
     waits = [error.retry_after_s for error in errors if error.retry_after_s is not None]
     last = errors[-1].message if errors else ""
-    message = f"The provider failed: {last}" if len(attempts) == 1 else f"All {len(attempts)} targets failed. Last: {last}"
+    message = (
+        f"The provider failed: {last}" if len(attempts) == 1 else f"All {len(attempts)} targets failed. Last: {last}"
+    )
     return AllTargetsFailed(message, attempts, retry_after_s=min(waits, default=None))
 
 

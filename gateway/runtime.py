@@ -167,9 +167,7 @@ def _load_prices(tenant: Tenant, kinds: set[str]) -> list[PricedVersion]:
     return [row.as_priced_version() for row in rows]
 
 
-def _model_facts(
-    tenant: Tenant, row: Model, keys: dict[str, ProviderKey], prices: list[PricedVersion]
-) -> ModelFacts:
+def _model_facts(tenant: Tenant, row: Model, keys: dict[str, ProviderKey], prices: list[PricedVersion]) -> ModelFacts:
     price = select(
         prices,
         provider_kind=row.provider.kind,
@@ -215,7 +213,7 @@ def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[T
         model_name=row.name,
         vendor_model=row.vendor_model,
         deadlines=Deadlines(**{**provider.deadlines, **row.deadlines}),
-        on_disconnect=provider.on_disconnect,
+        on_disconnect="drain" if provider.on_disconnect == Provider.OnDisconnect.DRAIN else "cancel",
         price=price,
         profile=kind.profile,
         capabilities=frozenset(row.capabilities),
@@ -276,7 +274,7 @@ async def current() -> Runtime:
 
 
 async def shut_down() -> None:
-    global _opening  # noqa: PLW0603
+    global _opening
     opening, _opening = _opening, None
     if opening is not None:
         await (await opening).close()

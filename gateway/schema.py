@@ -157,13 +157,13 @@ def append_only(tables: Iterable[str]) -> str:
 def row_level_security(tables: Iterable[str], tenant_column: str = "tenant_id", shared_rows: bool = False) -> str:
     """Policies by which the tenant role sees its own rows only; with ``shared_rows`` it may also read (never
     write) what the installation offers to all."""
+    own = f"{tenant_column} = {_CURRENT_TENANT}"
     statements: list[str] = []
     for table in tables:
         statements += [
             f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;",
             f"CREATE POLICY system_all ON {table} TO {SYSTEM_ROLE} USING (true) WITH CHECK (true);",
-            f"CREATE POLICY own_rows ON {table} TO {TENANT_ROLE} "
-            f"USING ({tenant_column} = {_CURRENT_TENANT}) WITH CHECK ({tenant_column} = {_CURRENT_TENANT});",
+            f"CREATE POLICY own_rows ON {table} TO {TENANT_ROLE} USING ({own}) WITH CHECK ({own});",
         ]
         if shared_rows:
             statements.append(

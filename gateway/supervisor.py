@@ -108,7 +108,9 @@ class Supervisor:
         while not self._stopping:
             for child in self._children:
                 if child.poll() is not None:
-                    raise SupervisorError(f"A process ended unexpectedly (exit {child.returncode}): {child.args}")
+                    raise SupervisorError(
+                        f"A process ended unexpectedly (exit {child.returncode}); see its log in DATA_DIR/logs."
+                    )
             time.sleep(0.2)
 
     def _on_signal(self, *_: object) -> None:

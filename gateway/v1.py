@@ -22,7 +22,7 @@ Caller = tuple[TenantPolicy, TokenFacts]
 
 async def authenticate(request: HttpRequest) -> Caller:
     """The caller's policy as of now: without an admission to compare epochs, memory would not do."""
-    scope = request.scope  # type: ignore[attr-defined] - Django's ASGI request
+    scope = request.scope  # type: ignore[attr-defined]
     credential = bearer_from(scope["headers"])
     if not credential:
         raise InvalidApiKey("You did not provide an API key. Send it as 'Authorization: Bearer <key>'.")
@@ -57,7 +57,7 @@ def render_bug(request: HttpRequest, error: Exception) -> HttpResponse:
 @api.get("/models")
 async def list_models(request: HttpRequest) -> dict[str, Any]:
     """What this key may use, in OpenAI's shape, or Anthropic's where its version header is sent."""
-    policy, token = request.auth  # type: ignore[attr-defined] - set by ninja
+    policy, token = request.auth  # type: ignore[attr-defined]
     usable = sorted(policy.usable_models(token), key=lambda pair: pair[0])
     if ANTHROPIC_HEADER in request.headers:
         entries = [_anthropic_model(name, model) for name, model in usable]

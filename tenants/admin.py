@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 from audit.actions import Action
 from audit.admin_trail import AuditedAdmin
 from audit.record import changes_between, record
-from gateway.admin_columns import badge, exact_usd, links, list_link, right, words
+from gateway.admin_columns import NOTHING, badge, exact_usd, its_rows, right, words
 from gateway.admin_forms import CheckBoxesField, LinesField, OwnedForm
 from gateway.admin_pages import ReadOnlyInline, labelled
 from gateway.rows import first_id
@@ -131,9 +131,9 @@ class TenantAdmin(AuditedAdmin):
 
     @admin.display(description="its")
     def rows(self, tenant: Tenant) -> SafeString | str:
-        if tenant._state.adding:
-            return "–"
-        listed = (
+        return its_rows(
+            tenant,
+            "tenant__id__exact",
             ("tenants_apitoken", "tokens"),
             ("gateway_provider", "providers"),
             ("gateway_model", "models"),
@@ -141,7 +141,6 @@ class TenantAdmin(AuditedAdmin):
             ("billing_attempt", "ledger"),
             ("audit_auditevent", "audit"),
         )
-        return links(list_link(model, text, tenant__id__exact=tenant.pk) for model, text in listed)
 
     @admin.action(description="Switch on")
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Tenant]) -> None:
@@ -205,10 +204,13 @@ class ProjectAdmin(AuditedAdmin):
 
     @admin.display(description="its")
     def rows(self, project: Project) -> SafeString | str:
-        if project._state.adding:
-            return "–"
-        listed = (("tenants_apitoken", "tokens"), ("gateway_requestlog", "requests"), ("billing_attempt", "ledger"))
-        return links(list_link(model, text, project__id__exact=project.pk) for model, text in listed)
+        return its_rows(
+            project,
+            "project__id__exact",
+            ("tenants_apitoken", "tokens"),
+            ("gateway_requestlog", "requests"),
+            ("billing_attempt", "ledger"),
+        )
 
 
 class TokenForm(OwnedForm):
@@ -343,9 +345,8 @@ class ApiTokenAdmin(AuditedAdmin):
         return words(token.allowed_models)
 
     @admin.display(description="its")
-    def rows(self, token: ApiToken) -> SafeString:
-        listed = (("gateway_requestlog", "requests"), ("billing_attempt", "ledger"))
-        return links(list_link(model, text, token__id__exact=token.pk) for model, text in listed)
+    def rows(self, token: ApiToken) -> SafeString | str:
+        return its_rows(token, "token__id__exact", ("gateway_requestlog", "requests"), ("billing_attempt", "ledger"))
 
 
 @admin.register(Membership)
@@ -416,7 +417,7 @@ class OperatorUserAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="operator", ordering="is_superuser")
     def operator(self, user: User) -> SafeString | str:
-        return badge("operator", "good") if user.is_staff and user.is_superuser else "–"
+        return badge("operator", "good") if user.is_staff and user.is_superuser else NOTHING
 
     @admin.display(description="member of")
     def member_of(self, user: User) -> SafeString | str:

@@ -32,7 +32,7 @@ _MAX_KEY_ID: Final = 2**32 - 1
 _ABSENT: Final = b"\xff\xff\xff\xff"  # in place of a length; no real part is that long
 
 
-class DecryptionFailed(Exception):  # noqa: N818 - named for what happened, like every error of the house
+class DecryptionFailed(Exception):
     """The ciphertext cannot be read. Says no more: a wrong key, a wrong row and a flipped bit look alike."""
 
     def __init__(self, message: str = "the secret cannot be decrypted") -> None:

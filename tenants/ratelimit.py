@@ -211,7 +211,7 @@ class RateLimiter:
         try:
             await self._connection.disconnect(nowait=True)
             await self._call([[Rule("probe", limit=1_000, window_s=1.0)]], _CONNECT_TIMEOUT_S)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with an accelerator, requests go on
             self._degrade(error)
         else:
             if self._degraded:
@@ -242,7 +242,7 @@ class RateLimiter:
                 for (_, answered), answer in zip(batch, answers, strict=True):
                     if not answered.done():  # done: its caller hung up
                         answered.set_result(answer)
-        except Exception as error:  # whatever is wrong with an accelerator, requests go on
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with an accelerator, requests go on
             self._degrade(error)
         finally:
             self._task = None

@@ -1,4 +1,4 @@
-"""What every test may call on: databases of its own."""
+"""What every test may call on: databases of its own, and a cast: two tenants who must never meet, an operator."""
 
 import itertools
 import os
@@ -8,6 +8,9 @@ import pytest
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
+from audit.record import Actor
+from gateway.models import Model, Provider
+from tenants.models import ApiToken, Project, Tenant, User
 from tests import provision
 from tests.provision import Database
 
@@ -44,3 +47,57 @@ def real_commits(fresh_database: Database, django_db_blocker: DjangoDbBlocker) -
     finally:
         connections["default"].close()
         connections["default"].settings_dict["NAME"] = usual
+
+
+@pytest.fixture
+def actor() -> Actor:
+    """Who acts where it does not matter who does."""
+    return Actor("tests")
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    return User.objects.create_superuser("olga@example.com", "correct horse battery")
+
+
+@pytest.fixture
+def tenant(db: None) -> Tenant:
+    return Tenant.objects.create(slug="acme")
+
+
+@pytest.fixture
+def other_tenant(db: None) -> Tenant:
+    return Tenant.objects.create(slug="umbrella")
+
+
+@pytest.fixture
+def project(tenant: Tenant) -> Project:
+    return Project.objects.create(tenant=tenant, slug="web")
+
+
+@pytest.fixture
+def issued_token(project: Project, actor: Actor) -> tuple[ApiToken, str]:
+    """A token of the project, and its text."""
+    return ApiToken.issue(tenant=project.tenant, project=project, name="ci", actor=actor)
+
+
+@pytest.fixture
+def token(issued_token: tuple[ApiToken, str]) -> ApiToken:
+    return issued_token[0]
+
+
+@pytest.fixture
+def token_text(issued_token: tuple[ApiToken, str]) -> str:
+    return issued_token[1]
+
+
+@pytest.fixture
+def provider(tenant: Tenant) -> Provider:
+    return Provider.objects.create(
+        tenant=tenant, name="lab", kind="openai-compatible", base_url="https://lab.example/v1"
+    )
+
+
+@pytest.fixture
+def model(provider: Provider) -> Model:
+    return Model.objects.create(tenant=provider.tenant, name="small", provider=provider, vendor_model="small-1")

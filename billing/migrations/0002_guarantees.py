@@ -20,9 +20,8 @@ ATTEMPT = (
     CREATE INDEX ON billing_attempt (started_at);
     """
 )
-SETTLEMENT = (
-    schema.partition_by_key("billing_settlement", "attempt_id")
-    + schema.tenant_foreign_key("billing_settlement", "attempt_id", "billing_attempt")
+SETTLEMENT = schema.partition_by_key("billing_settlement", "attempt_id") + schema.tenant_foreign_key(
+    "billing_settlement", "attempt_id", "billing_attempt"
 )
 ADJUSTMENT = (
     schema.partition_by_key("billing_adjustment")

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 
 from audit.admin_trail import AuditedAdmin
 from billing.models import PriceVersion
-from gateway.admin_columns import add_link, badge, links, list_link, object_link, plain_decimal, words
+from gateway.admin_columns import NOTHING, add_link, badge, its_rows, links, object_link, plain_decimal, words
 from gateway.admin_forms import STAGES, CheckBoxesField, DeadlinesForm, LinesField
 from gateway.admin_pages import ReadOnlyInline
 from gateway.models import CAPABILITIES, Alias, Model
@@ -120,7 +120,7 @@ class ModelAdmin(AuditedAdmin):
     @admin.display(description="from")
     def price_origin(self, model: Any) -> SafeString | str:
         if model._state.adding:
-            return "–"
+            return NOTHING
         applies = {"model": model.pk, **({"tenant": model.tenant_id} if model.tenant_id else {})}
         new = add_link("billing_priceversion", "Set price", **applies)
         if model.price_now is None:
@@ -134,15 +134,7 @@ class ModelAdmin(AuditedAdmin):
 
     @admin.display(description="its")
     def rows(self, model: Model) -> SafeString | str:
-        if model._state.adding:
-            return "–"
-        return links(
-            [
-                list_link("gateway_requestlog", "requests", model_name=model.name),
-                list_link("billing_attempt", "ledger", model__id__exact=model.pk),
-                list_link("billing_priceversion", "prices", model__id__exact=model.pk),
-            ]
-        )
+        return its_rows(model, "model__id__exact", ("billing_attempt", "ledger"), ("billing_priceversion", "prices"))
 
 
 class AliasForm(forms.ModelForm):  # type: ignore[type-arg]

@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.admin_trail import AuditedAdmin
-from gateway.admin_columns import add_link, badge, links, list_link, plain_decimal, right
+from gateway.admin_columns import NOTHING, add_link, badge, its_rows, links, plain_decimal, right
 from gateway.admin_forms import STAGES, DeadlinesForm
 from gateway.admin_pages import ReadOnlyAdmin, ReadOnlyInline
 from gateway.models import LONGEST_SECRET, Model, Provider, ProviderKey
@@ -55,7 +55,7 @@ class ModelInline(ReadOnlyInline):
     @admin.display(description="own price, USD per million input / output")
     def price(self, model: Model) -> str:
         own = max(model.prices.all(), key=lambda version: version.effective_from, default=None)
-        return f"{plain_decimal(own.input)} / {plain_decimal(own.output)}" if own else "–"
+        return f"{plain_decimal(own.input)} / {plain_decimal(own.output)}" if own else NOTHING
 
 
 @admin.register(Provider)
@@ -163,11 +163,9 @@ class ProviderAdmin(AuditedAdmin):
     def key_(self, provider: Any) -> SafeString | str:
         keys = getattr(provider, "active_keys", [])
         if keys:
-            return format_html(
-                '…{} <span class="quiet">since {:%Y-%m-%d}</span>', keys[0].last_four, keys[0].created_at
-            )
+            return format_html('{} <span class="quiet">since {}</span>', keys[0], f"{keys[0].created_at:%Y-%m-%d}")
         needed = bool(provider.kind) and catalog.get(provider.kind).key_required
-        return badge("missing", "warn") if needed else "–"
+        return badge("missing", "warn") if needed else NOTHING
 
     @admin.display(description="models", ordering="model_count")
     def models_(self, provider: Any) -> SafeString:
@@ -184,11 +182,11 @@ class ProviderAdmin(AuditedAdmin):
     @admin.display(description="its")
     def rows(self, provider: Provider) -> SafeString | str:
         if provider._state.adding:
-            return "–"
+            return NOTHING
         add = {"provider": provider.pk, **({"tenant": provider.tenant_id} if provider.tenant_id else {})}
         new = add_link("gateway_model", "add a model", **add)
-        ledger = list_link("billing_attempt", "ledger", provider__id__exact=provider.pk)
-        return links([list_link("gateway_model", "models", provider__id__exact=provider.pk), ledger, new])
+        listed = its_rows(provider, "provider__id__exact", ("gateway_model", "models"), ("billing_attempt", "ledger"))
+        return links([listed, new])
 
 
 @admin.register(ProviderKey)
@@ -213,7 +211,7 @@ class ProviderKeyAdmin(ReadOnlyAdmin):
 
     @admin.display(description="key")
     def masked(self, key: ProviderKey) -> str:
-        return f"…{key.last_four}"
+        return str(key)
 
     @admin.display(description="status", ordering="status")
     def state(self, key: ProviderKey) -> SafeString:

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from gateway.admin_columns import badge, duration, exact_usd, links, list_link, pair, words
+from gateway.admin_columns import NOTHING, badge, duration, exact_usd, links, list_link, pair, words
 from gateway.admin_pages import PartitionedAdmin
 from gateway.models import RequestContent, RequestLog
 from gateway.operations import FAILED, story
@@ -60,7 +60,7 @@ class RequestLogAdmin(PartitionedAdmin):
 
     @admin.display(description="answered by")
     def answered_by(self, row: RequestLog) -> str:
-        return f"{row.model_name} ({row.provider_name})" if row.model_name else "–"
+        return f"{row.model_name} ({row.provider_name})" if row.model_name else NOTHING
 
     @admin.display(description="outcome")
     def outcome(self, row: RequestLog) -> SafeString:

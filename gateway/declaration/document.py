@@ -8,13 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from ipaddress import ip_network
 from typing import Any, Final
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from gateway.moments import parse_moment
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 MAX_DEPTH: Final = 32
@@ -47,7 +49,7 @@ class Problem:
     message: str
 
 
-class Fault(Exception):  # noqa: N818 - named for what it is, like every error of the house
+class Fault(Exception):
     """A value that cannot be read, with every reason found."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -75,7 +77,12 @@ Reader = Callable[[Node], Any]
 
 
 def line_of(node: Node) -> int:
-    return int(node.start_mark.line) + 1
+    return _line(node.start_mark)
+
+
+def _line(mark: Any) -> int:
+    """Of a mark of PyYAML's, in Python or in C; None is the file's beginning."""
+    return int(mark.line) + 1 if mark else 1
 
 
 def fault(node: Node, message: str) -> Fault:
@@ -91,7 +98,7 @@ def compose(text: str) -> Node | None:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         reason = " ".join(filter(None, (exc.context, exc.problem)))
-        raise Fault([Problem(mark.line + 1 if mark else 1, f"this is not YAML: {reason}.")]) from None
+        raise Fault([Problem(_line(mark), f"this is not YAML: {reason}.")]) from None
     except yaml.YAMLError as exc:
         raise Fault([Problem(1, f"this is not YAML: {str(exc).splitlines()[0]}.")]) from None
 
@@ -101,10 +108,10 @@ def _refuse_anchors_and_depth(text: str, loader: Any) -> None:
     depth = 0
     for event in yaml.parse(text, loader):
         if getattr(event, "anchor", None) is not None:
-            raise Fault([Problem(event.start_mark.line + 1, "anchors and aliases (&, *) are not supported.")])
+            raise Fault([Problem(_line(event.start_mark), "anchors and aliases (&, *) are not supported.")])
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise Fault([Problem(event.start_mark.line + 1, "this is nested too deeply.")])
+            raise Fault([Problem(_line(event.start_mark), "this is nested too deeply.")])
 
 
 def pairs(node: Node) -> list[tuple[str, Node, Node]]:
@@ -184,15 +191,6 @@ def moment(node: Node) -> datetime:
         return parse_moment(value)
     except ValueError as exc:
         raise fault(node, str(exc)) from None
-
-
-def parse_moment(value: str) -> datetime:
-    """Raises ValueError for what is neither an ISO 8601 date nor a time."""
-    try:
-        parsed = datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError(f"must be a date or time like 2027-01-31T12:00Z, not '{value}'.") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def network(node: Node) -> str:

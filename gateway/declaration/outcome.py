@@ -10,7 +10,7 @@ Action = Literal["create", "change"]
 _SIGNS: dict[Action, str] = {"create": "+", "change": "~"}
 
 
-class DeclarationRefused(Exception):  # noqa: N818 - named for what happened, like every error of the house
+class DeclarationRefused(Exception):
     """The file cannot be applied, and nothing of it was; ``problems`` are all that were found, by line."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

@@ -38,7 +38,7 @@ class Writer:
         ``key_of`` translates an attribute's name to the file's key where they differ. Returns False when the row
         is refused.
         """
-        creating = row._state.adding  # noqa: SLF001 - Django documents it
+        creating = row._state.adding
         keys = {attribute: (key_of or {}).get(attribute, attribute) for attribute in values}
         differences = {
             attribute: ("" if creating else getattr(row, attribute), value)
@@ -54,7 +54,7 @@ class Writer:
         except ValidationError as exc:
             self.refuse(entry, exc, keys)
             return False
-        before = None if creating else type(row).objects.get(pk=row.pk)
+        before = None if creating else type(row)._default_manager.get(pk=row.pk)
         row.save()
         action: Action = "create" if creating else "change"
         record(self.actor, f"{entry.shape.noun}.{action}d", row, tenant=tenant, changes=changes_between(before, row))
@@ -93,5 +93,6 @@ class Writer:
 
 
 def _label(entry: Entry, tenant: Tenant | None) -> str:
-    own = tenant is None or entry.shape.noun == "tenant"
-    return entry.label if own else f"{tenant.slug}/{entry.label}"
+    if tenant is None or entry.shape.noun == "tenant":
+        return entry.label
+    return f"{tenant.slug}/{entry.label}"

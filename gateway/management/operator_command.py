@@ -1,12 +1,11 @@
 """What every command for operators has in common."""
 
 import os
-import re
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 import psycopg.errors
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
@@ -14,18 +13,15 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
 from audit.record import Actor
-from gateway.declaration.document import parse_moment
+from gateway.moments import parse_moment, parse_moment_ahead
 from tenants.crypto import DecryptionFailed
 from tenants.models import Project, Tenant
-
-_SPAN = re.compile(r"([1-9][0-9]{0,4})([dhm])")
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 class OperatorCommand(BaseCommand):
     """A command whose every failure is one clear line on stderr and exit code 1, never a traceback."""
 
-    requires_system_checks: ClassVar[Sequence[str]] = ()  # `manage.py check` is for that
+    requires_system_checks = ()  # `manage.py check` is for that
 
     @property
     def actor(self) -> Actor:
@@ -85,19 +81,20 @@ def secret_from_environment(variable: str) -> str:
 
 
 def moment(text: str) -> datetime:
-    """An argument: a date or time in ISO 8601, UTC unless it names a zone."""
-    try:
-        return parse_moment(text)
-    except ValueError as exc:
-        raise ArgumentTypeError(str(exc)) from None
+    """An argument's type, see :func:`gateway.moments.parse_moment`."""
+    return _argument(parse_moment, text)
 
 
 def moment_ahead(text: str) -> datetime:
-    """An argument: as :func:`moment`, or a span from now like ``30d``, ``12h`` or ``15m``."""
-    span = _SPAN.fullmatch(text)
-    if span is None:
-        return moment(text)
-    return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
+    """An argument's type, see :func:`gateway.moments.parse_moment_ahead`."""
+    return _argument(parse_moment_ahead, text)
+
+
+def _argument(parse: Callable[[str], datetime], text: str) -> datetime:
+    try:
+        return parse(text)
+    except ValueError as exc:
+        raise ArgumentTypeError(str(exc)) from None
 
 
 def _explain(exc: DatabaseError) -> str:

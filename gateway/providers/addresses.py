@@ -29,7 +29,7 @@ _NUMERIC_HOST = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
-class ForbiddenAddress(ValueError):  # noqa: N818 - reads as what it is, like the names in gateway.errors
+class ForbiddenAddress(ValueError):
     """A base URL the gateway must not call; the message is written for the person who typed it."""
 
 

@@ -12,9 +12,7 @@ class Migration(migrations.Migration):
     operations = [
         migrations.RunSQL(schema.create_roles()),
         migrations.RunSQL("CREATE EXTENSION IF NOT EXISTS vector;"),
-        migrations.RunSQL(
-            schema.PARTITIONING_SQL + schema.EPOCH_SQL + schema.APPEND_ONLY_SQL + schema.SAME_TENANT_SQL
-        ),
+        migrations.RunSQL(schema.PARTITIONING_SQL + schema.EPOCH_SQL + schema.APPEND_ONLY_SQL + schema.SAME_TENANT_SQL),
         migrations.RunSQL(
             schema.tenant_foreign_key("tenants_membership", "project_id", "tenants_project", on_delete="CASCADE")
             + schema.tenant_foreign_key("tenants_apitoken", "project_id", "tenants_project")

@@ -46,7 +46,9 @@ def declaration(vendor_url: str) -> str:
     price = "price: {input: 0.15, output: 0.60, cached_input: 0.075}"
     for name in VENDORS:
         for behaviour in BEHAVIOURS:
-            lines.append(f"      - {{name: {name}-{behaviour}, provider: {name}, vendor_model: m-{behaviour}, {price}}}")
+            lines.append(
+                f"      - {{name: {name}-{behaviour}, provider: {name}, vendor_model: m-{behaviour}, {price}}}"
+            )
     lines += [
         f"      - {{name: backup, provider: openai, vendor_model: backup-tok8, {price}}}",
         f"      - {{name: dead, provider: nowhere, vendor_model: dead-tok8, {price}, fallbacks: [backup]}}",

@@ -14,7 +14,7 @@ from tests.vendors.http import HttpRequest
 JSON = dict[str, Any]
 
 
-class Refusal(Exception):  # noqa: N818 - a vendor's answer, not an error of ours
+class Refusal(Exception):
     """A request the vendor turns down; the format writes the body.
 
     ``code`` is the vendor's machine-readable reason where its format has one beside the status.

@@ -1,4 +1,4 @@
-"""``manage.py prepare``: what `up` does before it serves, for deployments: migrate, partitions, first operator, prices."""
+"""``manage.py prepare``: what `up` does before it serves, for deployments."""
 
 from typing import Any
 

@@ -46,7 +46,7 @@ def closed_schema(schema: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-class _OpenObject(Exception):  # noqa: N818 - a signal, not an error
+class _OpenObject(Exception):
     pass
 
 
