@@ -11,8 +11,10 @@ from django.utils.safestring import SafeString
 
 from audit.models import AuditEvent
 from audit.record import verify_chain
-from gateway.admin_columns import NOTHING, badge
+from gateway.admin_columns import NOTHING, badge, when_column, with_detail
 from gateway.admin_pages import ReadOnlyAdmin
+
+MOST_NAMED = 3  # fields in one line of the list
 
 
 @admin.register(AuditEvent)
@@ -20,7 +22,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
     """Who did what to what, with a button that proves nobody has tampered with it."""
 
     change_list_template = "admin/audit/auditevent/change_list.html"
-    list_display = ("at", "actor_label", "action_", "object_label", "object_type", "tenant_", "summary", "client_ip")
+    list_display = (when_column("at", "at"), "who", "action_", "what", "tenant_", "summary")
     list_filter = ("action", "object_type", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("actor_label", "object_label", "=object_id")
@@ -58,13 +60,23 @@ class AuditEventAdmin(ReadOnlyAdmin):
         gone = event.action.endswith((".removed", ".revoked"))
         return badge(event.action, "warn" if gone else "quiet")
 
+    @admin.display(description="who", ordering="actor_label")
+    def who(self, event: AuditEvent) -> SafeString | str:
+        return with_detail(event.actor_label, event.client_ip or "")
+
+    @admin.display(description="what", ordering="object_label")
+    def what(self, event: AuditEvent) -> SafeString | str:
+        return with_detail(event.object_label or NOTHING, event.object_type)
+
     @admin.display(description="tenant", ordering="tenant__slug")
     def tenant_(self, event: AuditEvent) -> str:
         return _chain(event)
 
     @admin.display(description="changed")
     def summary(self, event: AuditEvent) -> str:
-        return ", ".join(name.replace("_", " ") for name in event.changes) or NOTHING
+        names = [name.replace("_", " ") for name in event.changes]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        return ", ".join(names[:MOST_NAMED]) + more or NOTHING
 
     @admin.display(description="changes")
     def changed(self, event: AuditEvent) -> SafeString | str:

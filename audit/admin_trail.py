@@ -9,11 +9,9 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.http import HttpRequest
 
 from audit.record import Actor, changes_between, record
-from gateway.admin_columns import list_url
 from gateway.admin_pages import OperatorAdmin
 
 _NOUNS = {"membership": "member", "apitoken": "token"}
@@ -21,6 +19,8 @@ _NOUNS = {"membership": "member", "apitoken": "token"}
 
 class AuditedAdmin(OperatorAdmin):
     """A page whose rows can be changed. The model's own audited methods are called with :meth:`actor`."""
+
+    has_history = True
 
     def actor(self, request: HttpRequest) -> Actor:
         """Whom the events name."""
@@ -72,11 +72,6 @@ class AuditedAdmin(OperatorAdmin):
             self.save_audited(request, obj, is_new=False)
             changed += 1
         return changed
-
-    def history_view(
-        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        return redirect(list_url("audit_auditevent", object_id=object_id))
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Recorded where it is saved."""

@@ -63,7 +63,7 @@ def record(
         raise RuntimeError("an act and its audit event belong in one transaction")
     tenant_id = tenant.pk if tenant is not None else None
     _lock_chain(tenant_id)
-    last = AuditEvent.objects.filter(tenant_id=tenant_id).order_by("-sequence").first()
+    last = AuditEvent.objects.filter(tenant=tenant_id).order_by("-sequence").first()
     event = AuditEvent(
         tenant_id=tenant_id,
         sequence=last.sequence + 1 if last else 1,
@@ -90,7 +90,7 @@ def verify_chain(tenant: models.Model | None) -> list[int]:
     """
     broken: list[int] = []
     expected, previous = 1, _FIRST_PREDECESSOR
-    events = AuditEvent.objects.filter(tenant_id=tenant.pk if tenant else None).order_by("sequence")
+    events = AuditEvent.objects.filter(tenant=tenant.pk if tenant else None).order_by("sequence")
     for event in events.iterator():
         missing = range(expected, event.sequence)
         broken += missing

@@ -53,7 +53,7 @@ class Installation:
                 "BENCH_TOKEN": TOKEN,
             }  # fmt: skip
             self._database_url = urls["DATABASE_URL"]
-            self._manage("migrate", "--verbosity", "0")
+            self._manage("migrate", "--verbosity", "0", "--skip-checks")
         except BaseException:
             self.close()
             raise

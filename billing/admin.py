@@ -22,14 +22,16 @@ from gateway.admin_columns import (
     list_link,
     object_link,
     pair,
+    when_column,
+    with_detail,
     words,
 )
 from gateway.admin_forms import LinesField
-from gateway.admin_pages import PartitionedAdmin, ReadOnlyAdmin, ReadOnlyInline
+from gateway.admin_pages import OwnedFilter, PartitionedAdmin, ReadOnlyAdmin, ReadOnlyInline
 
 OPEN = "open"
 STALE_HEARTBEAT = timedelta(seconds=60)
-_TONES = {"settled": "good", "failed": "bad", "cancelled": "quiet", "abandoned": "warn", OPEN: "warn"}
+_TONES = {"settled": "good", "failed": "bad", "cancelled": "quiet", "abandoned": "warn"}
 _CLASSES = (
     "input",
     "output",
@@ -40,6 +42,7 @@ _CLASSES = (
     "audio_input",
     "audio_output",
 )
+_OUTPUT_CLASSES = ("output", "reasoning", "audio_output")
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -109,19 +112,21 @@ class AttemptAdmin(PartitionedAdmin):
     """The ledger: one line for each call to a vendor, with how it ended."""
 
     list_display = (
-        "started_at", "tenant", "project", "token", "model", "provider", "purpose", "state", "tokens", "cost",
-        "usage", "took", "request_",
+        when_column("started_at", "started at"), "who", "target", "purpose_", "state", "tokens_", "cost", "took",
+        "request_",
     )  # fmt: skip
-    list_filter = (StateFilter, EstimatedFilter, "purpose", "tenant", "provider")
+    list_filter = (StateFilter, EstimatedFilter, "purpose", "tenant", ("provider", OwnedFilter))
     list_select_related = ("tenant", "project", "token", "model", "provider", "settlement")
     searched_ids = ("pk", "request_id")
     fieldsets = (
-        (None, {"fields": ("id", "request_", "started_at", "state", "cost", "usage", "took")}),
+        (
+            None,
+            {"fields": ("id", "request_", when_column("started_at", "started at"), "state", "cost", "usage", "took")},
+        ),
         ("Tokens", {"fields": ("token_classes",)}),
         ("Who", {"fields": ("tenant", "project", "token", "end_user", "tag_words")}),
         ("What", {"fields": ("purpose", "model", "vendor_model", "provider", "provider_key")}),
-        ("Money", {"fields": ("price_version", "held")}),
-        ("By", {"fields": ("process_id",)}),
+        ("Money", {"fields": ("price_version", "held", "process_id")}),
     )
     inlines = (SettlementInline, AdjustmentInline)
 
@@ -133,16 +138,27 @@ class AttemptAdmin(PartitionedAdmin):
         linked = ("project__id__exact", "token__id__exact", "model__id__exact", "request_id")
         return lookup in linked or super().lookup_allowed(lookup, value, request)
 
+    @admin.display(description="who")
+    def who(self, attempt: Attempt) -> SafeString | str:
+        return with_detail(attempt.tenant.slug, f"{attempt.project} / {attempt.token or NOTHING}")
+
+    @admin.display(description="target")
+    def target(self, attempt: Attempt) -> SafeString | str:
+        return with_detail(attempt.model.name, f"{attempt.provider}: {attempt.vendor_model}")
+
     @admin.display(description="state")
-    def state(self, attempt: Attempt) -> SafeString:
+    def state(self, attempt: Attempt) -> SafeString | str:
         ended = _settlement(attempt)
-        name = ended.outcome if ended else OPEN
-        return badge(f"{name} {ended.error_code}".strip() if ended else name, _TONES[name])  # type: ignore[arg-type]
+        return outcome_badge(ended) if ended else badge(OPEN, "warn")
+
+    @admin.display(description="purpose")
+    def purpose_(self, attempt: Attempt) -> str:
+        return attempt.purpose
 
     @admin.display(description="tokens in / out")
-    def tokens(self, attempt: Attempt) -> SafeString | str:
+    def tokens_(self, attempt: Attempt) -> SafeString | str:
         ended = _settlement(attempt)
-        return pair(total_input(ended), total_output(ended)) if ended else NOTHING
+        return total_tokens(ended) if ended else NOTHING
 
     @admin.display(description="tokens by class")
     def token_classes(self, attempt: Attempt) -> SafeString | str:
@@ -179,7 +195,16 @@ class AttemptAdmin(PartitionedAdmin):
 
 @admin.register(Settlement)
 class SettlementAdmin(PartitionedAdmin):
-    list_display = ("settled_at", "tenant", "line", "state", "tokens", "cost", "usage", "status_code")
+    list_display = (
+        when_column("settled_at", "settled at"),
+        "tenant",
+        "line",
+        "state",
+        "tokens",
+        "cost",
+        "usage",
+        "status_code",
+    )
     list_filter = ("outcome", "usage_source", "tenant")
     list_select_related = ("tenant", "attempt")
     fields = (
@@ -192,13 +217,12 @@ class SettlementAdmin(PartitionedAdmin):
         return object_link(settlement.attempt)
 
     @admin.display(description="state")
-    def state(self, settlement: Settlement) -> SafeString:
-        text = f"{settlement.outcome} {settlement.error_code}".strip()
-        return badge(text, _TONES[settlement.outcome])  # type: ignore[arg-type]
+    def state(self, settlement: Settlement) -> SafeString | str:
+        return outcome_badge(settlement)
 
     @admin.display(description="tokens in / out")
-    def tokens(self, settlement: Settlement) -> SafeString:
-        return pair(total_input(settlement), total_output(settlement))
+    def tokens(self, settlement: Settlement) -> SafeString | str:
+        return total_tokens(settlement)
 
     @admin.display(description="tokens by class")
     def classes(self, settlement: Settlement) -> SafeString | str:
@@ -219,7 +243,7 @@ class SettlementAdmin(PartitionedAdmin):
 
 @admin.register(Adjustment)
 class AdjustmentAdmin(PartitionedAdmin):
-    list_display = ("created_at", "tenant", "reason", "amount", "line", "note")
+    list_display = (when_column("created_at", "made at"), "tenant", "reason", "amount", "line", "note")
     list_filter = ("reason", "tenant")
     list_select_related = ("tenant", "attempt")
     searched_ids = ("pk", "attempt")
@@ -251,7 +275,7 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
             self.fields["effective_from"].help_text = "Empty: from now on."
         for name in _CLASSES[2:]:
             if name in self.fields:
-                like = "output" if name in ("reasoning", "audio_output") else "input"
+                like = "output" if name in _OUTPUT_CLASSES else "input"
                 self.fields[name].widget.attrs["placeholder"] = f"as {like}"
 
     def clean_long_prompts(self) -> list[dict[str, Any]]:
@@ -273,7 +297,16 @@ class PriceVersionAdmin(AuditedAdmin):
     """The price book, read-only but for new versions."""
 
     form = PriceForm
-    list_display = ("applies_to", "tenant_", "kind", "input_", "output_", "cached", "effective_from", "source")
+    list_display = (
+        "applies_to",
+        "tenant_",
+        "kind",
+        "input_",
+        "output_",
+        "cached",
+        when_column("effective_from", "from"),
+        "source",
+    )
     list_filter = ("source", "provider_kind", "tenant")
     list_select_related = ("tenant", "model")
     search_fields = ("vendor_model_pattern", "model__name", "provider_kind")
@@ -296,6 +329,10 @@ class PriceVersionAdmin(AuditedAdmin):
         ("Further", {"fields": ("per_request", "tier_lines")}),
     )
     readonly_fields = ("applies_to", "tenant_", "tier_lines")
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """A model's page links to its prices."""
+        return lookup == "model__id__exact" or super().lookup_allowed(lookup, value, request)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         return self.fieldsets if obj else self.add_fieldsets
@@ -362,7 +399,12 @@ class PriceVersionAdmin(AuditedAdmin):
 class GatewayProcessAdmin(ReadOnlyAdmin):
     """Processes that open ledger lines; one whose heartbeat has stopped no longer closes them."""
 
-    list_display = ("label", "state", "started_at", "heartbeat_at")
+    list_display = (
+        "label",
+        "state",
+        when_column("started_at", "started"),
+        when_column("heartbeat_at", "last heartbeat"),
+    )
     search_fields = ("label",)
     fields = ("id", "label", "state", "started_at", "heartbeat_at")
 
@@ -372,23 +414,22 @@ class GatewayProcessAdmin(ReadOnlyAdmin):
         return badge("no heartbeat", "bad") if lost else badge("alive", "good")
 
 
+def outcome_badge(settlement: Settlement) -> SafeString | str:
+    word = badge(settlement.outcome, _TONES[settlement.outcome])  # type: ignore[arg-type]
+    return with_detail(word, settlement.error_code)
+
+
 def usage_badge(settlement: Settlement) -> SafeString:
     exact = settlement.usage_source == Settlement.UsageSource.VENDOR
     return badge(settlement.usage_source, "quiet" if exact else "warn")
 
 
-def total_input(settlement: Settlement) -> int:
-    return (
-        settlement.input_tokens
-        + settlement.cached_input_tokens
-        + settlement.cache_write_5m_tokens
-        + settlement.cache_write_1h_tokens
-        + settlement.audio_input_tokens
-    )
-
-
-def total_output(settlement: Settlement) -> int:
-    return settlement.output_tokens + settlement.reasoning_tokens + settlement.audio_output_tokens
+def total_tokens(settlement: Settlement) -> SafeString | str:
+    """In and out, all classes together, marked where the vendor did not tell."""
+    told = settlement.usage_source == Settlement.UsageSource.VENDOR
+    counts = {name: getattr(settlement, f"{name}_tokens") for name in _CLASSES}
+    out = sum(counts.pop(name) for name in _OUTPUT_CLASSES)
+    return with_detail(pair(sum(counts.values()), out), "" if told else settlement.usage_source)
 
 
 def token_classes(settlement: Settlement) -> list[str]:

@@ -1,6 +1,6 @@
 """Money: what tokens cost (the price book) and what was spent (the ledger)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from audit.actions import Action
 from audit.record import Actor, record
@@ -97,12 +98,14 @@ class PriceVersion(models.Model):
         return f"{self.model or self.vendor_model_pattern} from {self.effective_from:%Y-%m-%d}"
 
     def clean(self) -> None:
-        if self.model_id and self.tenant_id != self.model.tenant_id and self.model.tenant_id is not None:
+        if self.model is not None and self.model.tenant_id not in (None, self.tenant_id):
             raise ValidationError({"model": "This model belongs to another tenant."})
         if self.model_id and (self.provider_kind or self.vendor_model_pattern):
             raise ValidationError("A price applies to one model, or to a pattern of names: not to both.")
         try:
             self.as_priced_version()
+        except (ArithmeticError, TypeError):  # only tiers come this far unchecked, they are free JSON
+            raise ValidationError({"tiers": "Give a list of tiers, each with amounts of USD by token class."}) from None
         except ValueError as exc:
             raise ValidationError(str(exc)) from None
 
@@ -120,7 +123,7 @@ class PriceVersion(models.Model):
         tenant: Tenant | None = None,
         effective_from: datetime | None = None,
         per_request: Usd = 0,
-        tiers: Iterable[Mapping[str, Any]] = (),
+        tiers: Iterable[dict[str, Any]] = (),
         **classes: Usd | None,
     ) -> tuple["PriceVersion", bool]:
         """The price of a model, or of a pattern of names at a kind of provider, from a moment (default: now) on.
@@ -142,12 +145,13 @@ class PriceVersion(models.Model):
             **subject,
             **{name: _usd(name, amount) for name, amount in amounts.items()},
             effective_from=effective_from or datetime.now(UTC),
-            tiers=[dict(tier) for tier in tiers],
+            tiers=list(tiers),
         )
-        new.full_clean()
+        new.full_clean(validate_unique=False, validate_constraints=False)
         held = cls.objects.filter(**subject, effective_from__lte=new.effective_from).order_by("-effective_from").first()
         if held is not None and held.amounts() == new.amounts():
             return held, False
+        new.full_clean()
         new.save(force_insert=True)
         changes = {name: [None, amount] for name, amount in new.amounts().items() if amount}
         record(actor, Action.PRICE_SET, new, tenant=new.tenant, changes=changes)
@@ -270,7 +274,7 @@ class Settlement(models.Model):
     error_code = models.CharField(max_length=64, blank=True)
     first_token_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField()
-    settled_at = models.DateTimeField(db_default=models.functions.Now())
+    settled_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         ordering = ("-attempt",)

@@ -3,12 +3,13 @@
 Everything that is not markup made here is escaped.
 """
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
+from django.contrib import admin
 from django.db.models import Model
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -52,9 +53,9 @@ def count(number: int | None) -> str:
     return NOTHING if number is None else f"{number:,}"
 
 
-def right(number: int | None) -> SafeString:
-    """A count as a right-aligned cell."""
-    return format_html('<span class="number">{}</span>', count(number))
+def count_link(number: int, model: str, /, **lookups: Any) -> SafeString:
+    """A right-aligned count that leads to what was counted."""
+    return format_html('<span class="number">{}</span>', list_link(model, count(number), **lookups))
 
 
 def pair(first: int, second: int) -> SafeString:
@@ -70,6 +71,29 @@ def duration(ms: float | None) -> str:
     if ms >= _MILLISECOND_S:
         return f"{ms / _MILLISECOND_S:.2f} s"
     return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
+
+
+def when(moment: datetime | None) -> SafeString | str:
+    """To the second, in UTC, in a form that sorts and lines up."""
+    if moment is None:
+        return NOTHING
+    return format_html('<time class="when" datetime="{}">{}</time>', moment.isoformat(), f"{moment:%Y-%m-%d %H:%M:%S}")
+
+
+def when_column(field: str, label: str) -> Callable[[Any], SafeString | str]:
+    """A list's column for a moment."""
+
+    @admin.display(description=label, ordering=field)
+    def column(row: Any) -> SafeString | str:
+        return when(getattr(row, field))
+
+    column.__name__ = field
+    return column
+
+
+def with_detail(main: SafeString | str, detail: str) -> SafeString | str:
+    """A cell with a second, quieter line."""
+    return format_html('{}<span class="detail">{}</span>', main, detail) if detail else main
 
 
 def percent(share: float | None) -> str:

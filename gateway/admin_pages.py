@@ -20,7 +20,7 @@ from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
 
-from gateway.admin_columns import owned_label
+from gateway.admin_columns import list_url, owned_label
 from gateway.rows import first_id, moment_of
 
 MOST_COUNTED: Final = 10_000  # rows; beyond, a list says "more than"
@@ -38,6 +38,23 @@ class ObjectAction:
     careful: bool
 
 
+class OperatorChangeList(ChangeList):
+    """A list that does not offer to show all where all is shown."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not (self.query or self.has_active_filters):
+            self.full_result_count = self.result_count
+
+
+class OwnedFilter(admin.RelatedFieldListFilter):
+    """Names are unique within a tenant only, so the choices say whose they are."""
+
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+        rows = field.remote_field.model.objects.select_related("tenant").order_by("tenant__slug", "name")
+        return [(row.pk, owned_label(row)) for row in rows]
+
+
 class OperatorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The base of every page. ``object_actions`` name the list's actions that a row's own page offers as well,
     ``careful_actions`` those of them that ask again."""
@@ -47,6 +64,16 @@ class OperatorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     change_form_template = "admin/operator_change_form.html"
     object_actions: ClassVar[Sequence[str]] = ()
     careful_actions: ClassVar[Sequence[str]] = ()
+    has_history: ClassVar[bool] = False
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return OperatorChangeList
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The audit trail is the history; Django's own log of admin actions stays empty."""
+        return redirect(list_url("audit_auditevent", object_id=object_id))
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         return labelled(super().formfield_for_foreignkey(db_field, request, **kwargs))
@@ -68,6 +95,7 @@ class OperatorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def render_change_form(self, request: HttpRequest, context: Any, **kwargs: Any) -> Any:
         obj = kwargs.get("obj")
+        context["has_history"] = self.has_history
         context["object_actions"] = list(self._buttons(request, obj)) if obj else []
         return super().render_change_form(request, context, **kwargs)
 
@@ -135,7 +163,7 @@ class Period:
     selected: bool = False
 
 
-class PartitionedChangeList(ChangeList):
+class PartitionedChangeList(OperatorChangeList):
     """A list of a partitioned table: its date hierarchy is arithmetic on the UUIDv7 key, which prunes partitions,
     where Django's would look at every row to learn which days there are."""
 

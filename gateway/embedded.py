@@ -190,6 +190,9 @@ def _create_roles_and_database(superuser_url: str) -> None:
         for role, may in ((OWNER_ROLE, "CREATEROLE CREATEDB"), (SYSTEM_ROLE, "")):
             if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN " + may).format(sql.Identifier(role)))
+        # As a member the owner may end the gateway's sessions: a database in use can be dropped.
+        grant = sql.SQL("GRANT {} TO {}")
+        connection.execute(grant.format(sql.Identifier(SYSTEM_ROLE), sql.Identifier(OWNER_ROLE)))
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
         connection.execute(create.format(sql.Identifier(DATABASE_NAME), sql.Identifier(OWNER_ROLE)))
     for name in (DATABASE_NAME, "template1"):

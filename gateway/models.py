@@ -13,6 +13,7 @@ from django.db.models import Q
 
 from audit.actions import Action
 from audit.record import MASK, Actor, changes_between, record
+from gateway import installation
 from gateway.providers import catalog
 from gateway.providers.addresses import AddressGuard, ForbiddenAddress
 from gateway.providers.outbound import Deadlines
@@ -205,7 +206,12 @@ class ProviderKey(Row):
 
     def reveal(self) -> str:
         """The secret. Raises tenants.crypto.DecryptionFailed; a revoked key has none any more."""
-        return vendor_keyring().decrypt(bytes(self.ciphertext), self.bound_to()).decode()
+        try:
+            secret = vendor_keyring().decrypt(bytes(self.ciphertext), self.bound_to())
+        except crypto.UnknownKey:  # a rotation since this process started: the new master key is with the others
+            settings.MASTER_KEYS = installation.secret("MASTER_KEYS")
+            secret = vendor_keyring().decrypt(bytes(self.ciphertext), self.bound_to())
+        return secret.decode()
 
     @transaction.atomic
     def revoke(self, actor: Actor) -> None:

@@ -32,6 +32,7 @@ from gateway.providers.target import Target
 from gateway.providers.transport import Transport
 from gateway.request_log import RequestLogWriter
 from tenants import tokens
+from tenants.crypto import DecryptionFailed
 from tenants.models import ApiToken, Tenant
 from tenants.ratelimit import RateLimiter
 
@@ -199,7 +200,9 @@ def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[T
         return None, "its provider has no key."
     try:
         secret = key.reveal() if key else ""
-    except ValueError:  # a key is only ever opened with the master key it was sealed with; never replaced by another
+    except (
+        DecryptionFailed
+    ):  # a key is only ever opened with the master key it was sealed with; never replaced by another
         logger.error("the key of provider %s cannot be decrypted", provider.pk)
         return None, "its provider's key cannot be read."
     target = Target(

@@ -31,7 +31,7 @@ BEGIN
   FOR parent IN SELECT partrelid::regclass FROM pg_partitioned_table LOOP
     month := date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
     WHILE month <= through LOOP
-      name := parent::text || to_char(month AT TIME ZONE 'UTC', '_yYYYY"m"MM');
+      name := parent::text || to_char(month AT TIME ZONE 'UTC', '_"y"YYYY"m"MM');
       IF to_regclass(name) IS NULL THEN
         EXECUTE format('CREATE TABLE %I PARTITION OF %s FOR VALUES FROM (%L) TO (%L)', name, parent,
           pointsman_first_id(month),

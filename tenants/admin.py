@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 from audit.actions import Action
 from audit.admin_trail import AuditedAdmin
 from audit.record import changes_between, record
-from gateway.admin_columns import NOTHING, badge, exact_usd, its_rows, right, words
+from gateway.admin_columns import NOTHING, badge, count_link, exact_usd, its_rows, when_column, words
 from gateway.admin_forms import CheckBoxesField, LinesField, OwnedForm
 from gateway.admin_pages import ReadOnlyInline, labelled
 from gateway.rows import first_id
@@ -53,8 +53,10 @@ class MembershipInline(LabelledInline):
 
 class TokenInline(ReadOnlyInline):
     model = ApiToken
-    fields = ("name", "project", "state", "visible", "allowed", "requests_per_minute", "expires_at", "created_at")
-    readonly_fields = ("state", "visible", "allowed")
+    fields = (
+        "name", "project", "state", "visible", "allowed", "requests_per_minute",
+        when_column("expires_at", "expires"), when_column("created_at", "issued"),
+    )  # fmt: skip
     verbose_name_plural = "live API tokens"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiToken]:
@@ -84,7 +86,7 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(Tenant)
 class TenantAdmin(AuditedAdmin):
     form = TenantForm
-    list_display = ("slug", "name", "state", "projects_", "live_tokens", "requests_today", "spend_this_month", "rows")
+    list_display = ("slug", "name", "state", "projects_", "live_tokens", "requests_today", "spend_this_month")
     list_filter = ("enabled", "log_content")
     search_fields = ("slug", "name")
     fieldsets = (
@@ -115,21 +117,21 @@ class TenantAdmin(AuditedAdmin):
 
     @admin.display(description="projects")
     def projects_(self, tenant: Any) -> SafeString:
-        return right(tenant.figures["projects"])
+        return count_link(tenant.figures["projects"], "tenants_project", tenant__id__exact=tenant.pk)
 
     @admin.display(description="live tokens")
     def live_tokens(self, tenant: Any) -> SafeString:
-        return right(tenant.figures["tokens"])
+        return count_link(tenant.figures["tokens"], "tenants_apitoken", tenant__id__exact=tenant.pk, status="live")
 
     @admin.display(description="requests today")
     def requests_today(self, tenant: Any) -> SafeString:
-        return right(tenant.figures["requests"])
+        return count_link(tenant.figures["requests"], "gateway_requestlog", tenant__id__exact=tenant.pk)
 
     @admin.display(description="spend this month, USD")
     def spend_this_month(self, tenant: Any) -> SafeString:
         return exact_usd(tenant.figures["spend"])
 
-    @admin.display(description="its")
+    @admin.display(description="see also")
     def rows(self, tenant: Tenant) -> SafeString | str:
         return its_rows(
             tenant,
@@ -179,7 +181,7 @@ def _add_figures(tenants: Iterable[Any]) -> None:
 @admin.register(Project)
 class ProjectAdmin(AuditedAdmin):
     form = OwnedForm
-    list_display = ("slug", "name", "tenant", "live_tokens", "rows")
+    list_display = ("slug", "name", "tenant", "live_tokens")
     list_filter = ("tenant",)
     list_select_related = ("tenant",)
     search_fields = ("slug", "name", "tenant__slug")
@@ -200,9 +202,9 @@ class ProjectAdmin(AuditedAdmin):
 
     @admin.display(description="live tokens", ordering="live_tokens")
     def live_tokens(self, project: Any) -> SafeString:
-        return right(project.live_tokens)
+        return count_link(project.live_tokens, "tenants_apitoken", project__id__exact=project.pk, status="live")
 
-    @admin.display(description="its")
+    @admin.display(description="see also")
     def rows(self, project: Project) -> SafeString | str:
         return its_rows(
             project,
@@ -242,24 +244,25 @@ class TokenForm(OwnedForm):
         return excluded - {"tenant", "revoked_at"} if self.instance.tenant_id else excluded
 
 
+class LiveFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("live", "not revoked"), ("revoked", "revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(revoked_at__isnull=self.value() == "live") if self.value() else queryset
+
+
 @admin.register(ApiToken)
 class ApiTokenAdmin(AuditedAdmin):
     form = TokenForm
     list_display = (
-        "name",
-        "tenant",
-        "project",
-        "visible",
-        "state",
-        "scope_words",
-        "models",
-        "expires_at",
-        "created_at",
-    )
-    list_filter = (
-        ("revoked_at", admin.EmptyFieldListFilter),
-        "tenant",
-    )
+        "name", "owner", "visible", "state", "models", when_column("expires_at", "expires"),
+        when_column("created_at", "issued"),
+    )  # fmt: skip
+    list_filter = (LiveFilter, "tenant")
     list_select_related = ("tenant", "project")
     search_fields = ("name", "=public_id", "=last_four", "tenant__slug")
     date_hierarchy = "created_at"
@@ -288,6 +291,10 @@ class ApiTokenAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """The ledger refers to it: a token is revoked, not deleted."""
         return False
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """A project's page links to its tokens."""
+        return lookup == "project__id__exact" or super().lookup_allowed(lookup, value, request)
 
     def offers(self, action: str, obj: ApiToken) -> bool:
         return obj.revoked_at is None
@@ -336,15 +343,15 @@ class ApiTokenAdmin(AuditedAdmin):
     def state(self, token: ApiToken) -> SafeString:
         return token_badge(token)
 
-    @admin.display(description="scopes")
-    def scope_words(self, token: ApiToken) -> SafeString | str:
-        return words(token.scopes)
+    @admin.display(description="of", ordering="tenant__slug")
+    def owner(self, token: ApiToken) -> str:
+        return f"{token.tenant} / {token.project}"
 
     @admin.display(description="models")
     def models(self, token: ApiToken) -> SafeString | str:
         return words(token.allowed_models)
 
-    @admin.display(description="its")
+    @admin.display(description="see also")
     def rows(self, token: ApiToken) -> SafeString | str:
         return its_rows(token, "token__id__exact", ("gateway_requestlog", "requests"), ("billing_attempt", "ledger"))
 
@@ -376,7 +383,7 @@ class OperatorUserAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
     """People sign in with their e-mail address; operators are superusers, members have roles in tenants."""
 
     add_form = UserCreationForm
-    list_display = ("email", "name", "operator", "member_of", "is_active", "last_login")
+    list_display = ("email", "name", "operator", "member_of", "is_active", when_column("last_login", "last sign-in"))
     list_filter = ("is_superuser", "is_active", "memberships__tenant")
     search_fields = ("email", "first_name", "last_name")
     ordering = ("email",)

@@ -29,8 +29,8 @@ def _enter(tenant_id: str, role: str) -> tuple[str, str]:
     """Set both for the rest of the transaction; returns what they were."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(current_setting(%s, true), ''), current_setting('role')", [TENANT_SETTING])
-        before = cursor.fetchone()
+        setting, previous_role = cursor.fetchone()
         cursor.execute(
             "SELECT set_config(%s, %s, true), set_config('role', %s, true)", [TENANT_SETTING, tenant_id, role]
         )
-    return before
+    return setting, previous_role

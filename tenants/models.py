@@ -22,7 +22,7 @@ from gateway.rows import Row, TenantForeignKey, new_id
 from tenants import roles, tokens
 
 slug_validator = RegexValidator(
-    r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$",
+    r"\A[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z",
     "Use up to 63 lower-case letters, digits and inner hyphens.",
 )
 
@@ -222,7 +222,7 @@ class ApiToken(Row):
             allowed_cidrs=list(allowed_cidrs),
             requests_per_minute=requests_per_minute,
             expires_at=expires_at,
-            created_by=actor.user,
+            created_by_id=actor.user.pk if actor.user else None,
         )
         token.full_clean()
         token.save(force_insert=True)

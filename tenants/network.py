@@ -14,7 +14,8 @@ def client_address(scope: Mapping[str, Any], trusted_proxies: Sequence[IPv4Netwo
     write an address of their choice into it.
     """
     client = scope.get("client")
-    address = client[0] if client else UNKNOWN
+    connected: str = client[0] if client else UNKNOWN
+    address = connected
     if not trusted_proxies or not _is_trusted(address, trusted_proxies):
         return address
     for name, value in scope["headers"]:
@@ -22,7 +23,7 @@ def client_address(scope: Mapping[str, Any], trusted_proxies: Sequence[IPv4Netwo
             for hop in reversed(value.decode("latin-1").split(",")):
                 address = hop.strip()
                 if not _is_trusted(address, trusted_proxies):
-                    return address if _is_address(address) else client[0]
+                    return address if _is_address(address) else connected
     return address
 
 

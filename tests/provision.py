@@ -85,8 +85,18 @@ def create_database(name: str) -> Database:
 
 
 def drop_database(name: str) -> None:
+    """Drop a database and whoever is still connected to it.
+
+    Each role ends its own connections: ``WITH (FORCE)`` would need the right to end everybody's, autovacuum's too.
+    """
+    for url in (os.environ["DATABASE_URL"], os.environ["DATABASE_OWNER_URL"]):
+        with psycopg.connect(_named(url, "postgres"), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = current_user",
+                [name],
+            )
     with _maintenance() as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
 
 def _make_template(connection: psycopg.Connection) -> None:
@@ -98,7 +108,7 @@ def _make_template(connection: psycopg.Connection) -> None:
     if found == (wanted,):
         return
     template = sql.Identifier(TEMPLATE)
-    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(template))
+    drop_database(TEMPLATE)
     connection.execute(sql.SQL("CREATE DATABASE {}").format(template))
     migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0", "--skip-checks"]
     environment = os.environ | _database(TEMPLATE).environment()

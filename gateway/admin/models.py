@@ -11,7 +11,17 @@ from django.utils.safestring import SafeString
 
 from audit.admin_trail import AuditedAdmin
 from billing.models import PriceVersion
-from gateway.admin_columns import NOTHING, add_link, badge, its_rows, links, object_link, plain_decimal, words
+from gateway.admin_columns import (
+    NOTHING,
+    add_link,
+    badge,
+    its_rows,
+    links,
+    object_link,
+    plain_decimal,
+    when_column,
+    words,
+)
 from gateway.admin_forms import STAGES, CheckBoxesField, DeadlinesForm, LinesField
 from gateway.admin_pages import ReadOnlyInline
 from gateway.models import CAPABILITIES, Alias, Model
@@ -42,7 +52,15 @@ class ModelForm(DeadlinesForm):
 class PriceInline(ReadOnlyInline):
     model = PriceVersion
     verbose_name_plural = "prices of its own"
-    fields = ("effective_from", "source", "input", "output", "cached_input", "reasoning", "per_request")
+    fields = (
+        when_column("effective_from", "from"),
+        "source",
+        "input",
+        "output",
+        "cached_input",
+        "reasoning",
+        "per_request",
+    )
 
 
 @admin.register(Model)
@@ -54,12 +72,11 @@ class ModelAdmin(AuditedAdmin):
     search_fields = ("name", "vendor_model", "provider__name", "tenant__slug")
     autocomplete_fields = ("tenant", "provider")
     fieldsets = (
-        (None, {"fields": ("tenant", "name", "provider", "vendor_model", "enabled")}),
+        (None, {"fields": ("tenant", "name", "provider", "vendor_model", "enabled", "rows")}),
         ("Price", {"fields": ("price", "price_origin")}),
         ("What it can do", {"fields": ("modality", "capabilities", ("context_window", "max_output_tokens"))}),
         ("When it fails", {"fields": ("fallbacks",)}),
         ("Deadlines", {"fields": (STAGES,), "description": "Seconds. A field left empty takes the provider's."}),
-        ("Its rows", {"fields": ("rows",)}),
     )
     readonly_fields = ("price", "price_origin", "rows")
     inlines = (PriceInline,)
@@ -87,6 +104,10 @@ class ModelAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """One that was never called and never had a price has no history."""
         return obj is not None and not obj.attempts.exists() and not obj.prices.exists()
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """A provider's page links to its models."""
+        return lookup == "provider__id__exact" or super().lookup_allowed(lookup, value, request)
 
     def offers(self, action: str, obj: Model) -> bool:
         return obj.enabled == (action == "disable")
@@ -132,7 +153,7 @@ class ModelAdmin(AuditedAdmin):
     def fallback_words(self, model: Model) -> SafeString | str:
         return words(model.fallbacks)
 
-    @admin.display(description="its")
+    @admin.display(description="see also")
     def rows(self, model: Model) -> SafeString | str:
         return its_rows(model, "model__id__exact", ("billing_attempt", "ledger"), ("billing_priceversion", "prices"))
 

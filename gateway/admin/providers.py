@@ -8,11 +8,19 @@ from django.core.validators import RegexValidator
 from django.db import transaction
 from django.db.models import Count, Prefetch, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.admin_trail import AuditedAdmin
-from gateway.admin_columns import NOTHING, add_link, badge, its_rows, links, plain_decimal, right
+from gateway.admin_columns import (
+    NOTHING,
+    add_link,
+    badge,
+    count_link,
+    its_rows,
+    links,
+    plain_decimal,
+    with_detail,
+)
 from gateway.admin_forms import STAGES, DeadlinesForm
 from gateway.admin_pages import ReadOnlyAdmin, ReadOnlyInline
 from gateway.models import LONGEST_SECRET, Model, Provider, ProviderKey
@@ -39,6 +47,8 @@ class ProviderForm(DeadlinesForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "base_url" in self.fields:
+            self.fields["base_url"].label = "Base URL"
         if not self.instance._state.adding and "base_url" in self.fields:
             vendor = catalog.get(self.instance.kind)
             self.fields["base_url"].widget.attrs["placeholder"] = vendor.base_url or "https://…"
@@ -61,14 +71,14 @@ class ModelInline(ReadOnlyInline):
 @admin.register(Provider)
 class ProviderAdmin(AuditedAdmin):
     form = ProviderForm
-    list_display = ("name", "tenant_", "kind_", "key_", "models_", "state", "check_", "checked_at")
+    list_display = ("name", "tenant_", "kind_", "key_", "models_", "state", "check_")
     list_filter = ("enabled", "check_status", "kind", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("name", "kind", "base_url", "tenant__slug")
     autocomplete_fields = ("tenant",)
     fieldsets = (
-        (None, {"fields": ("tenant", "name", "kind", "base_url", "key_", "key", "enabled")}),
-        ("Health", {"fields": ("check_", "check_message", "checked_at")}),
+        (None, {"fields": ("tenant", "name", "kind", "base_url", "key_", "key", "enabled", "rows")}),
+        ("Health", {"fields": ("check_", "check_message")}),
         (
             "Deadlines",
             {
@@ -77,9 +87,8 @@ class ProviderAdmin(AuditedAdmin):
             },
         ),
         ("Behaviour", {"fields": ("on_disconnect", "region", "weight")}),
-        ("Its rows", {"fields": ("rows",)}),
     )
-    readonly_fields = ("key_", "check_", "check_message", "checked_at", "rows")
+    readonly_fields = ("key_", "check_", "check_message", "rows")
     inlines = (ModelInline,)
     actions = ("check_now", "enable", "disable", "revoke_key")
     object_actions = ("check_now", "enable", "disable", "revoke_key")
@@ -92,7 +101,12 @@ class ProviderAdmin(AuditedAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """The key is sealed for its owner and the vendor's address: neither changes under it."""
-        return (*self.readonly_fields, "tenant", "kind") if obj else self.readonly_fields
+        return (*self.readonly_fields, "tenant", "kind_") if obj else self.readonly_fields
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        (title, first), *others = self.fieldsets
+        kind = "kind_" if obj else "kind"
+        return ((title, {"fields": tuple(kind if name == "kind" else name for name in first["fields"])}), *others)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj else ()
@@ -163,23 +177,24 @@ class ProviderAdmin(AuditedAdmin):
     def key_(self, provider: Any) -> SafeString | str:
         keys = getattr(provider, "active_keys", [])
         if keys:
-            return format_html('{} <span class="quiet">since {}</span>', keys[0], f"{keys[0].created_at:%Y-%m-%d}")
+            return with_detail(str(keys[0]), f"since {keys[0].created_at:%Y-%m-%d}")
         needed = bool(provider.kind) and catalog.get(provider.kind).key_required
         return badge("missing", "warn") if needed else NOTHING
 
     @admin.display(description="models", ordering="model_count")
     def models_(self, provider: Any) -> SafeString:
-        return right(provider.model_count)
+        return count_link(provider.model_count, "gateway_model", provider__id__exact=provider.pk)
 
     @admin.display(description="status", ordering="enabled")
     def state(self, provider: Provider) -> SafeString:
         return badge("on", "good") if provider.enabled else badge("off", "quiet")
 
     @admin.display(description="last check", ordering="check_status")
-    def check_(self, provider: Provider) -> SafeString:
-        return badge(provider.get_check_status_display(), _CHECK_TONES[provider.check_status])  # type: ignore[arg-type]
+    def check_(self, provider: Provider) -> SafeString | str:
+        word = badge(provider.get_check_status_display(), _CHECK_TONES[provider.check_status])  # type: ignore[arg-type]
+        return with_detail(word, f"{provider.checked_at:%Y-%m-%d %H:%M}" if provider.checked_at else "")
 
-    @admin.display(description="its")
+    @admin.display(description="see also")
     def rows(self, provider: Provider) -> SafeString | str:
         if provider._state.adding:
             return NOTHING

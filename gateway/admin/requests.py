@@ -6,7 +6,18 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from gateway.admin_columns import NOTHING, badge, duration, exact_usd, links, list_link, pair, words
+from gateway.admin_columns import (
+    NOTHING,
+    badge,
+    duration,
+    exact_usd,
+    list_link,
+    pair,
+    when,
+    when_column,
+    with_detail,
+    words,
+)
 from gateway.admin_pages import PartitionedAdmin
 from gateway.models import RequestContent, RequestLog
 from gateway.operations import FAILED, story
@@ -34,16 +45,16 @@ class OutcomeFilter(admin.SimpleListFilter):
 @admin.register(RequestLog)
 class RequestLogAdmin(PartitionedAdmin):
     list_display = (
-        "started_at", "tenant", "project", "token", "requested_model", "answered_by", "outcome", "tokens", "cost",
-        "latency", "first_token",
+        when_column("started_at", "asked at"), "who", "asked_for", "answered_by", "outcome", "tokens", "cost",
+        "latency",
     )  # fmt: skip
     list_filter = (OutcomeFilter, "fallback_used", "streamed", "dialect", "tenant")
     list_select_related = ("tenant", "project", "token")
     change_form_template = "admin/gateway/requestlog/change_form.html"
     fields = (
-        "id", "started_at", "tenant", "project", "token", "dialect", "streamed", "requested_model", "answered_by",
-        "outcome", "finish_reason", "tokens", "cost", "latency", "first_token", "overhead", "end_user", "tag_words",
-        "client_ip", "rows",
+        "id", when_column("started_at", "asked at"), "tenant", "project", "token", "dialect", "streamed",
+        "requested_model", "answered_by", "outcome", "finish_reason", "tokens", "cost", "latency", "overhead",
+        "end_user", "tag_words", "client_ip", "rows",
     )  # fmt: skip
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
@@ -58,17 +69,23 @@ class RequestLogAdmin(PartitionedAdmin):
         attempts = list(story(asked)) if asked else []
         return super().change_view(request, object_id, form_url, {"attempts": attempts, **(extra_context or {})})
 
+    @admin.display(description="who")
+    def who(self, row: RequestLog) -> SafeString | str:
+        return with_detail(row.tenant.slug, f"{row.project} / {row.token}")
+
+    @admin.display(description="asked for")
+    def asked_for(self, row: RequestLog) -> SafeString | str:
+        return with_detail(row.requested_model, "streamed" if row.streamed else "")
+
     @admin.display(description="answered by")
-    def answered_by(self, row: RequestLog) -> str:
-        return f"{row.model_name} ({row.provider_name})" if row.model_name else NOTHING
+    def answered_by(self, row: RequestLog) -> SafeString | str:
+        return with_detail(row.model_name, row.provider_name) if row.model_name else NOTHING
 
     @admin.display(description="outcome")
-    def outcome(self, row: RequestLog) -> SafeString:
+    def outcome(self, row: RequestLog) -> SafeString | str:
         tone = "good" if row.status < 400 else "quiet" if row.status == 499 else "bad"
-        parts = [badge(f"{row.status} {row.error_code}".strip(), tone)]
-        if row.fallback_used:
-            parts.append(badge("fallback", "warn"))
-        return links(parts)
+        detail = " · ".join(filter(None, [row.error_code, "by fallback" if row.fallback_used else ""]))
+        return with_detail(badge(str(row.status), tone), detail)
 
     @admin.display(description="tokens in / out")
     def tokens(self, row: RequestLog) -> SafeString:
@@ -79,12 +96,9 @@ class RequestLogAdmin(PartitionedAdmin):
         return exact_usd(row.cost_usd)
 
     @admin.display(description="latency")
-    def latency(self, row: RequestLog) -> str:
-        return duration(row.latency_ms)
-
-    @admin.display(description="first token")
-    def first_token(self, row: RequestLog) -> str:
-        return duration(row.first_token_ms)
+    def latency(self, row: RequestLog) -> SafeString | str:
+        first = f"first token {duration(row.first_token_ms)}" if row.first_token_ms is not None else ""
+        return with_detail(duration(row.latency_ms), first)
 
     @admin.display(description="our own part")
     def overhead(self, row: RequestLog) -> str:
@@ -94,7 +108,7 @@ class RequestLogAdmin(PartitionedAdmin):
     def tag_words(self, row: RequestLog) -> SafeString | str:
         return words(row.tags)
 
-    @admin.display(description="its")
+    @admin.display(description="see also")
     def rows(self, row: RequestLog) -> SafeString:
         return list_link("billing_attempt", "ledger lines", request_id=row.pk)
 
@@ -116,5 +130,5 @@ class RequestContentAdmin(PartitionedAdmin):
         return list_link("gateway_requestlog", str(row.pk), q=row.pk)
 
     @admin.display(description="kept since")
-    def kept_at(self, row: RequestContent) -> Any:
-        return moment_of(row.pk)
+    def kept_at(self, row: RequestContent) -> SafeString | str:
+        return when(moment_of(row.pk))

@@ -48,7 +48,8 @@ def test_each_batch_is_in_the_installations_audit_trail(
 def test_an_unreadable_key_is_named_and_stops_no_other(
     keys: list[ProviderKey], second_master_key: None, actor: Actor
 ) -> None:
-    ProviderKey.objects.filter(pk=keys[0].pk).update(base_url="x", ciphertext=b"\x01" + bytes(64))
+    damaged = bytes(keys[0].ciphertext)[:-1] + b"?"
+    ProviderKey.objects.filter(pk=keys[0].pk).update(ciphertext=damaged)
 
     with pytest.raises(UnreadableKeys) as failure:
         reencrypt(actor, batch=2)

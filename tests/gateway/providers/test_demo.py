@@ -10,6 +10,7 @@ from gateway.providers.client import CALLER_FORMATS, VendorClient
 from gateway.providers.demo import DemoTransport
 from gateway.providers.outbound import Deadlines, OutboundRequest, Response
 from gateway.providers.target import Target
+from gateway.wire import openai_chat
 from gateway.wire.types import Completion, Request, Text, ToolCall
 
 TOOL = {
@@ -44,7 +45,10 @@ def chat(text: str, **fields: Any) -> Request:
 
 
 async def whole(client: VendorClient, request: Request) -> Completion:
-    return await client.complete(TARGET, request, Deadlines())
+    """The answer as its content: the demo speaks the caller's format, so its body is passed on as it is."""
+    completion = await client.complete(TARGET, request, Deadlines())
+    assert completion.body is not None
+    return openai_chat.parse_completion(completion.body, False)
 
 
 def text_of(completion: Completion) -> str:

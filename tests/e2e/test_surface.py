@@ -1,0 +1,68 @@
+"""Closed by default: whatever is not listed here as open asks who is calling."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from django.core.management import get_commands
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from tests.e2e.gateway_process import GatewayProcess
+
+OPEN = {
+    "": "leads to the sign-in page",
+    "health": "readiness, for load balancers",
+    "health/live": "liveness, for orchestrators",
+    "health/ready": "readiness, for load balancers",
+    "v1/<path:rest>": "tells anybody only that a path is unknown",
+    "v1/": "has no view of its own: the API's name for reversing",
+    "admin/login/": "is the sign-in page",
+    "admin/logout/": "leads back to the sign-in page",
+    "admin/(?P<url>.*)$": "tells anybody only that a page is unknown",
+}
+COMMANDS = {
+    "add_provider", "apply", "check_provider", "create_tenant", "doctor", "down", "export_ledger", "import_prices",
+    "issue_token", "migrate", "prepare", "revoke_token", "rotate_master_key", "serve", "up",
+}  # fmt: skip
+
+
+def paths(resolver: URLResolver | None = None, prefix: str = "") -> Iterator[str]:
+    """Every path Django answers, as its pattern."""
+    for entry in (resolver or get_resolver()).url_patterns:
+        path = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            yield from paths(entry, path)
+        elif isinstance(entry, URLPattern):
+            yield path
+
+
+def sample(pattern: str) -> str:
+    """A path that the pattern matches."""
+    path = re.sub(r"\(\?P<\w+>([^()|]+)[^()]*\)", r"\1", pattern.replace("^", "").replace("$", ""))
+    return re.sub(r"<[^>]+>", "1", path)
+
+
+@pytest.mark.parametrize("pattern", sorted(set(paths()) - set(OPEN)))
+def test_whoever_is_not_known_is_asked_for_credentials(gateway: GatewayProcess, pattern: str) -> None:
+    answer = httpx.get(f"{gateway.url}/{sample(pattern)}")
+    if pattern.startswith("v1/"):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    else:
+        assert answer.status_code == 302
+        assert answer.headers["location"].startswith("/admin/login/")
+
+
+@pytest.mark.parametrize("path", ["v1/chat/completions"])
+def test_forwarded_paths_ask_for_a_key(gateway: GatewayProcess, path: str) -> None:
+    assert httpx.post(f"{gateway.url}/{path}", json={}).status_code == 401
+
+
+def test_every_page_carries_a_strict_content_security_policy(gateway: GatewayProcess) -> None:
+    policy = httpx.get(f"{gateway.url}/admin/login/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_every_command_is_known() -> None:
+    assert {name for name, app in get_commands().items() if app in {"gateway", "tenants", "billing", "audit"}} == COMMANDS

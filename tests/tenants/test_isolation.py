@@ -1,0 +1,229 @@
+"""The wall in the database, tried from inside for every table a tenant owns rows of."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from django.apps import apps
+from django.db import DatabaseError, IntegrityError, ProgrammingError, connection, models, transaction
+
+from audit.actions import Action
+from audit.models import AuditEvent
+from audit.record import Actor, record, verify_chain
+from billing.models import Adjustment, Attempt, PriceVersion, Settlement
+from gateway.models import Alias, Model, Provider, ProviderKey, RequestContent, RequestLog
+from gateway.rows import TenantForeignKey, new_id
+from tenants.isolation import acting_as_tenant
+from tenants.models import ApiToken, Membership, Project, Tenant, User
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def is_owned(model: type[models.Model]) -> bool:
+    return any(field.name == "tenant" for field in model._meta.concrete_fields)
+
+
+OWNED = [model for model in apps.get_models() if is_owned(model)]
+LOGS = (RequestLog, RequestContent)  # written in bulk off the caller's path, without constraints
+APPEND_ONLY = (Attempt, Settlement, Adjustment, PriceVersion, AuditEvent)
+
+
+class Household:
+    """A tenant with one row in every table it can own rows of."""
+
+    def __init__(self, slug: str, actor: Actor) -> None:
+        self.tenant = Tenant.objects.create(slug=slug)
+        self.project = Project.objects.create(tenant=self.tenant, slug="web")
+        user = User.objects.create_user(f"bob@{slug}.example")
+        Membership.objects.create(tenant=self.tenant, user=user, role="owner", project=self.project)
+        self.token, _ = ApiToken.issue(tenant=self.tenant, project=self.project, name="ci", actor=actor)
+        self.provider = Provider.objects.create(tenant=self.tenant, name="openai", kind="openai")
+        self.provider.set_key("sk-" + slug, actor)
+        self.model = Model.objects.create(tenant=self.tenant, name="small", provider=self.provider, vendor_model="s")
+        Alias.objects.create(tenant=self.tenant, name="auto", model_name="small")
+        PriceVersion.set_price(model=self.model, actor=actor, input="1", output="2")
+        self._ledger()
+        self._requests()
+
+    def _ledger(self) -> None:
+        attempt = Attempt.objects.create(
+            request_id=new_id(), tenant=self.tenant, project=self.project, token=self.token, purpose="serve",
+            provider=self.provider, model=self.model, vendor_model="s", process_id=new_id(), started_at=NOW,
+        )  # fmt: skip
+        Settlement.objects.create(
+            attempt=attempt, tenant=self.tenant, outcome="settled", usage_source="vendor", ended_at=NOW
+        )
+        Adjustment.objects.create(attempt=attempt, tenant=self.tenant, reason="credit", amount_usd=Decimal(-1))
+
+    def _requests(self) -> None:
+        request = RequestLog.objects.create(
+            tenant=self.tenant, project=self.project, token=self.token, started_at=NOW, dialect="openai_chat",
+            streamed=False, requested_model="small", status=200, latency_ms=1, overhead_ms=1,
+        )  # fmt: skip
+        RequestContent.objects.create(request_id=request.pk, tenant=self.tenant, ciphertext=b"x", master_key_number=1)
+
+
+@pytest.fixture
+def ours(db: None, actor: Actor) -> Household:
+    return Household("acme", actor)
+
+
+@pytest.fixture
+def theirs(db: None, actor: Actor) -> Household:
+    return Household("umbrella", actor)
+
+
+def refused(act: Callable[[], object]) -> bool:
+    """Whether the database stops it (a refusal ends the transaction, hence the savepoint)."""
+    try:
+        with transaction.atomic():
+            act()
+    except DatabaseError:
+        return True
+    return False
+
+
+def test_every_owned_table_is_tried(ours: Household) -> None:
+    assert {model.__name__ for model in OWNED} >= {"Project", "ApiToken", "ProviderKey", "Attempt", "AuditEvent"}
+    for model in OWNED:
+        assert model.objects.filter(tenant=ours.tenant).exists(), model
+
+
+@pytest.mark.parametrize("model", OWNED, ids=lambda model: model.__name__)
+class TestInside:
+    def test_ones_own_rows_are_seen(self, ours: Household, theirs: Household, model: type[models.Model]) -> None:
+        with acting_as_tenant(ours.tenant.pk):
+            assert {row.tenant_id for row in model.objects.all()} == {ours.tenant.pk}
+
+    def test_nobody_elses_row_is_seen_even_by_its_key(
+        self, ours: Household, theirs: Household, model: type[models.Model]
+    ) -> None:
+        foreign = model.objects.filter(tenant=theirs.tenant).first()
+        with acting_as_tenant(ours.tenant.pk):
+            assert not model.objects.filter(pk=foreign.pk).exists()
+
+    def test_nobody_elses_row_is_changed(self, ours: Household, theirs: Household, model: type[models.Model]) -> None:
+        foreign = model.objects.filter(tenant=theirs.tenant).first()
+        field = next(field.attname for field in model._meta.concrete_fields if not field.primary_key)
+        rows = model.objects.filter(pk=foreign.pk)
+        with acting_as_tenant(ours.tenant.pk):
+            changed = []
+            assert refused(lambda: changed.append(rows.update(**{field: getattr(foreign, field)}))) or changed == [0]
+
+    def test_nobody_elses_row_is_deleted(self, ours: Household, theirs: Household, model: type[models.Model]) -> None:
+        foreign = model.objects.filter(tenant=theirs.tenant).first()
+        with acting_as_tenant(ours.tenant.pk):
+            refused(lambda: model.objects.filter(pk=foreign.pk)._raw_delete("default"))
+        assert model.objects.filter(pk=foreign.pk).exists()
+
+    def test_no_row_is_made_for_somebody_else(
+        self, ours: Household, theirs: Household, model: type[models.Model]
+    ) -> None:
+        copy = model.objects.filter(tenant=theirs.tenant).first()
+        copy.pk, copy._state.adding = new_id(), True
+        refusal = pytest.raises(ProgrammingError, match=r"row-level security|permission denied")
+        with acting_as_tenant(ours.tenant.pk), refusal, transaction.atomic():
+            copy.save(force_insert=True)
+
+    def test_without_a_tenant_nothing_is_seen(self, ours: Household, model: type[models.Model]) -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL ROLE pointsman_tenant")
+            assert not model.objects.exists()
+            cursor.execute("RESET ROLE")
+
+
+def test_what_is_offered_to_all_can_be_read_and_not_changed(ours: Household, actor: Actor) -> None:
+    shared = Provider.objects.create(name="shared", kind="openai")
+    with acting_as_tenant(ours.tenant.pk):
+        assert Provider.objects.filter(pk=shared.pk).exists()
+        assert Provider.objects.filter(pk=shared.pk).update(enabled=False) == 0
+        assert refused(lambda: Provider.objects.create(name="mine for all", kind="openai"))
+
+
+def test_the_other_tenants_themselves_are_not_seen(ours: Household, theirs: Household) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        assert list(Tenant.objects.all()) == [ours.tenant]
+        assert Tenant.objects.filter(pk=theirs.tenant.pk).update(name="x") == 0
+
+
+def test_tables_without_a_tenant_are_closed(ours: Household) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        for table in ("billing_gatewayprocess", "django_session", "django_migrations", "auth_group"):
+            with pytest.raises(ProgrammingError, match="permission denied"), transaction.atomic():
+                connection.cursor().execute(f"SELECT * FROM {table}")
+
+
+def test_a_tenant_acts_and_is_audited_inside(ours: Household, actor: Actor) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        _, text = ours.token.rotate(actor)
+        ours.provider.set_key("sk-new", actor)
+        ours.provider.change_base_url("https://elsewhere.example", actor)
+        assert verify_chain(ours.tenant) == []
+    assert text.startswith("gw_")
+
+
+def test_the_installations_trail_cannot_be_written_from_inside(ours: Household, actor: Actor) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        assert refused(lambda: record(actor, Action.MASTER_KEY_ROTATED, None, tenant=None))
+
+
+def current_role() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_user, current_setting('app.tenant_id', true)")
+        role, tenant = cursor.fetchone()
+    return f"{role} {tenant}"
+
+
+def test_the_block_ends_as_it_began(ours: Household, theirs: Household) -> None:
+    before = current_role()
+    with acting_as_tenant(ours.tenant.pk):
+        inside = current_role()
+        with acting_as_tenant(theirs.tenant.pk):
+            assert current_role() != inside
+        assert current_role() == inside
+    assert current_role().strip() == before.replace("None", "").strip()
+
+
+def test_an_exception_leaves_it_too(ours: Household) -> None:
+    before = current_role()
+    with pytest.raises(IntegrityError), acting_as_tenant(ours.tenant.pk):
+        Project.objects.create(tenant=ours.tenant, slug="web")
+    assert current_role() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [(m, f) for m in OWNED if m not in LOGS for f in m._meta.concrete_fields if isinstance(f, TenantForeignKey)],
+    ids=str,
+)
+def test_a_reference_across_tenants_is_refused(
+    ours: Household, theirs: Household, model: type[models.Model], field: TenantForeignKey
+) -> None:
+    row = model.objects.filter(tenant=ours.tenant).first()
+    foreign = field.remote_field.model.objects.filter(tenant=theirs.tenant).first()
+    row.pk, row._state.adding = new_id(), True
+    if isinstance(row, ApiToken):
+        row.digest = b"another"
+    setattr(row, field.name, foreign)
+    with pytest.raises(IntegrityError, match="_tenant_fk"), transaction.atomic():
+        row.save(force_insert=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "target"), [(Model, "provider", Provider), (ProviderKey, "provider", Provider)]
+)
+def test_a_provider_of_another_tenant_is_refused(
+    ours: Household, theirs: Household, model: type[models.Model], field: str, target: type[models.Model]
+) -> None:
+    foreign = target.objects.get(tenant=theirs.tenant)
+    with pytest.raises(IntegrityError, match="another tenant"), transaction.atomic():
+        model.objects.filter(tenant=ours.tenant).update(**{field: foreign})
+
+
+@pytest.mark.parametrize("model", APPEND_ONLY, ids=lambda model: model.__name__)
+def test_append_only_tables_refuse_the_gateway_itself(ours: Household, model: type[models.Model]) -> None:
+    table = model._meta.db_table
+    for statement in (f"UPDATE {table} SET tenant_id = tenant_id", f"DELETE FROM {table}"):
+        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+            connection.cursor().execute(statement)
