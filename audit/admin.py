@@ -84,8 +84,8 @@ class AuditEventAdmin(ReadOnlyAdmin):
             return NOTHING
         rows = ((name.replace("_", " "), *map(_shown, before_after)) for name, before_after in event.changes.items())
         lines = format_html_join("", "<tr><th>{}</th><td>{}</td><td>{}</td></tr>", rows)
-        head = format_html("<thead><tr><th>field</th><th>before</th><th>after</th></tr></thead>")
-        return format_html('<table class="changes">{}<tbody>{}</tbody></table>', head, lines)
+        head = "<thead><tr><th>field</th><th>before</th><th>after</th></tr></thead>"
+        return format_html('<table class="changes">' + head + "<tbody>{}</tbody></table>", lines)
 
     @admin.display(description="digest")
     def digest_(self, event: AuditEvent) -> str:

@@ -1,5 +1,6 @@
 """The ASGI application: forwarded paths go to Channels consumers, everything else to Django."""
 
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,12 +21,21 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+def spare_the_collector() -> None:
+    """What start-up made stays for good, and requests make next to no cycles: looking at all of it every 700
+    allocations took a fifth of the CPU and most of the slowest requests' time (`make bench`)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+
+
 async def lifespan(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Open what requests need before the first one, and see everything off after the last."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await runtime.current()
+            spare_the_collector()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await runtime.shut_down()

@@ -55,13 +55,12 @@ class ProxyConsumer:
         except GatewayError as error:
             await self._refuse(error, [])
             return
-        serving = asyncio.ensure_future(self._answer(call))
+        serving = asyncio.current_task()
         leaving = asyncio.ensure_future(self._hang_up(serving))
         try:
-            await serving
+            await self._answer(call)
         except asyncio.CancelledError:
-            if not leaving.done():
-                serving.cancel()
+            if not leaving.done():  # not the caller: the server is shutting down
                 raise
         finally:
             leaving.cancel()
@@ -110,10 +109,11 @@ class ProxyConsumer:
             raise RequestTooLarge(f"The request's body is larger than {settings.MAX_BODY_BYTES} bytes.")
         return body
 
-    async def _hang_up(self, serving: "asyncio.Future[None]") -> None:
+    async def _hang_up(self, serving: "asyncio.Task[None] | None") -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        serving.cancel()
+        if serving is not None:
+            serving.cancel()
 
     async def _answer(self, call: Call) -> None:
         try:

@@ -208,7 +208,10 @@ class ProviderKey(Row):
         """The secret. Raises tenants.crypto.DecryptionFailed; a revoked key has none any more."""
         try:
             secret = vendor_keyring().decrypt(bytes(self.ciphertext), self.bound_to())
-        except crypto.UnknownKey:  # a rotation since this process started: the new master key is with the others
+        except crypto.UnknownKey:
+            if not installation.is_generated("MASTER_KEYS"):
+                raise
+            # Rotated since this process started: the new master key is in the file with the others.
             settings.MASTER_KEYS = installation.secret("MASTER_KEYS")
             secret = vendor_keyring().decrypt(bytes(self.ciphertext), self.bound_to())
         return secret.decode()

@@ -33,6 +33,15 @@ EVENT_STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+NAMED_BY_CALLER = {
+    "strategy": "explicit",
+    "task_type": None,
+    "complexity": None,
+    "reason": "the caller named the model",
+    "propensity": 1.0,
+    "experiment": None,
+}
+NOT_CACHED = {"kind": None, "similarity": None, "error_bound": None}
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -313,19 +322,12 @@ class Pipeline:
             "routing_decision": f"{target.model_name}: named by the caller"
             if len(job.attempts) == 1
             else f"{target.model_name}: fallback, {len(job.attempts) - 1} failed before it",
-            "routing": {
-                "strategy": "explicit",
-                "task_type": None,
-                "complexity": None,
-                "reason": "the caller named the model",
-                "propensity": 1.0,
-                "experiment": None,
-            },
+            "routing": NAMED_BY_CALLER,
             "latency_ms": round((now - call.received) * 1000, 3),
             "overhead_ms": round(self._overhead_s(call, job, now) * 1000, 3),
             "cost_usd": _json_usd(attempt.cost_pico),
             "cache_hit": False,
-            "cache": {"kind": None, "similarity": None, "error_bound": None},
+            "cache": NOT_CACHED,
             "fallback_used": len(job.attempts) > 1,
             "attempts": [tried.describe() for tried in job.attempts],
             "guardrails": [],

@@ -185,6 +185,7 @@ class ProjectAdmin(AuditedAdmin):
     list_filter = ("tenant",)
     list_select_related = ("tenant",)
     search_fields = ("slug", "name", "tenant__slug")
+    ordering = ("tenant__slug", "slug")
     fields = ("tenant", "slug", "name", "rows")
     readonly_fields = ("rows",)
     autocomplete_fields = ("tenant",)

@@ -75,6 +75,7 @@ class ProviderAdmin(AuditedAdmin):
     list_filter = ("enabled", "check_status", "kind", "tenant")
     list_select_related = ("tenant",)
     search_fields = ("name", "kind", "base_url", "tenant__slug")
+    ordering = ("tenant__slug", "name")
     autocomplete_fields = ("tenant",)
     fieldsets = (
         (None, {"fields": ("tenant", "name", "kind", "base_url", "key_", "key", "enabled", "rows")}),
@@ -101,7 +102,7 @@ class ProviderAdmin(AuditedAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """The key is sealed for its owner and the vendor's address: neither changes under it."""
-        return (*self.readonly_fields, "tenant", "kind_") if obj else self.readonly_fields
+        return (*self.readonly_fields, "tenant", "kind", "kind_") if obj else self.readonly_fields
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         (title, first), *others = self.fieldsets

@@ -65,4 +65,6 @@ def test_every_page_carries_a_strict_content_security_policy(gateway: GatewayPro
 
 
 def test_every_command_is_known() -> None:
-    assert {name for name, app in get_commands().items() if app in {"gateway", "tenants", "billing", "audit"}} == COMMANDS
+    assert {
+        name for name, app in get_commands().items() if app in {"gateway", "tenants", "billing", "audit"}
+    } == COMMANDS

@@ -6,6 +6,7 @@ from django.core.management.base import CommandError
 
 from gateway.management.operator_command import OperatorCommand
 from gateway.master_key import rotate
+from tenants.crypto import DecryptionFailed
 
 
 class Command(OperatorCommand):
@@ -19,5 +20,7 @@ class Command(OperatorCommand):
             rotation = rotate(self.actor)
         except ValueError as exc:
             raise CommandError(f"MASTER_KEYS: {exc}.") from None
+        except DecryptionFailed as exc:
+            raise CommandError(str(exc)) from None
         self.stdout.write(f"{rotation.count} provider keys re-encrypted under master key {rotation.number}.")
         self.tell(rotation.next_step)
