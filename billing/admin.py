@@ -1,15 +1,14 @@
 """The operators' pages of money: the price book, the ledger and the processes that write it."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from audit.admin_trail import AuditedAdmin
@@ -30,7 +29,6 @@ from gateway.admin_forms import LinesField
 from gateway.admin_pages import OwnedFilter, PartitionedAdmin, ReadOnlyAdmin, ReadOnlyInline
 
 OPEN = "open"
-STALE_HEARTBEAT = timedelta(seconds=60)
 _TONES = {"settled": "good", "failed": "bad", "cancelled": "quiet", "abandoned": "warn"}
 _CLASSES = (
     "input",
@@ -42,6 +40,7 @@ _CLASSES = (
     "audio_input",
     "audio_output",
 )
+_AMOUNT = re.compile(r"\d{1,12}(\.\d{1,6})?")
 _OUTPUT_CLASSES = ("output", "reasoning", "audio_output")
 
 
@@ -129,9 +128,6 @@ class AttemptAdmin(PartitionedAdmin):
         ("Money", {"fields": ("price_version", "held", "process_id")}),
     )
     inlines = (SettlementInline, AdjustmentInline)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
-        return super().get_queryset(request).select_related("settlement", "price_version", "provider_key")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Other pages link to the lines of one project, token, model or request."""
@@ -261,7 +257,7 @@ class AdjustmentAdmin(PartitionedAdmin):
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new price. Prices are never changed: each is a version that holds until the next one."""
 
-    long_prompts = LinesField(
+    tiers = LinesField(
         label="Long prompts",
         required=False,
         help_text='Other prices above a prompt length, one a line: "200000 input=2.5 output=15" holds for all tokens '
@@ -278,8 +274,8 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
                 like = "output" if name in _OUTPUT_CLASSES else "input"
                 self.fields[name].widget.attrs["placeholder"] = f"as {like}"
 
-    def clean_long_prompts(self) -> list[dict[str, Any]]:
-        return [_tier(line) for line in self.cleaned_data["long_prompts"]]
+    def clean_tiers(self) -> list[dict[str, Any]]:
+        return [_tier(line) for line in self.cleaned_data["tiers"]]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
@@ -288,8 +284,12 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
             raise ValidationError("Say what it applies to: a model, or a pattern of the vendor's model names.")
         cleaned["tenant"] = cleaned.get("tenant") or (model.tenant if model else None)
         cleaned["effective_from"] = cleaned.get("effective_from") or datetime.now(UTC)
-        self.instance.tiers = cleaned.get("long_prompts", [])
         return cleaned
+
+    def _post_clean(self) -> None:
+        """The model compares its amounts with each other, so it is asked only when all of them can be read."""
+        if not self.errors:
+            super()._post_clean()
 
 
 @admin.register(PriceVersion)
@@ -321,7 +321,7 @@ class PriceVersionAdmin(AuditedAdmin):
             },
         ),
         ("USD per million tokens", {"fields": (("input", "output"), *_CLASSES[2:])}),
-        ("Further", {"fields": ("per_request", "long_prompts")}),
+        ("Further", {"fields": ("per_request", "tiers")}),
     )
     fieldsets = (
         (None, {"fields": ("applies_to", "tenant_", "effective_from", "source", "created_at")}),
@@ -343,24 +343,25 @@ class PriceVersionAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def save_model(self, request: HttpRequest, obj: PriceVersion, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         given = form.cleaned_data
         applies_to = ("tenant", "model", "provider_kind", "vendor_model_pattern", "effective_from", "per_request")
-        stored, is_new = PriceVersion.set_price(
+        stored, obj.is_written = PriceVersion.set_price(
             actor=self.actor(request),
-            tiers=given["long_prompts"],
+            tiers=given["tiers"],
             **{name: given[name] for name in (*applies_to, *_CLASSES)},
         )
         obj.pk = stored.pk
-        if not is_new:
-            self.message_user(request, "That price holds already, so nothing was written.", messages.WARNING)
 
-    def response_add(
-        self, request: HttpRequest, obj: PriceVersion, post_url_continue: str | None = None
-    ) -> HttpResponse:
-        response = super().response_add(request, obj, post_url_continue)
-        came_for_a_model = obj.model_id and "_addanother" not in request.POST and "_popup" not in request.POST
-        return redirect(reverse("admin:gateway_model_change", args=[obj.model_id])) if came_for_a_model else response
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> HttpResponse:
+        """Who came from a model goes back to it."""
+        if obj.is_written:
+            response = super().response_add(request, obj, post_url_continue)
+        else:
+            self.message_user(request, "That price holds already, so nothing was written.", messages.WARNING)
+            response = redirect("admin:billing_priceversion_changelist")
+        stays = "_addanother" in request.POST or "_popup" in request.POST
+        return redirect("admin:gateway_model_change", obj.model_id) if obj.model_id and not stays else response
 
     @admin.display(description="applies to")
     def applies_to(self, price: PriceVersion) -> SafeString | str:
@@ -410,7 +411,7 @@ class GatewayProcessAdmin(ReadOnlyAdmin):
 
     @admin.display(description="status", ordering="heartbeat_at")
     def state(self, process: GatewayProcess) -> SafeString:
-        lost = datetime.now(UTC) - process.heartbeat_at > STALE_HEARTBEAT
+        lost = datetime.now(UTC) - process.heartbeat_at > GatewayProcess.LOST_AFTER
         return badge("no heartbeat", "bad") if lost else badge("alive", "good")
 
 
@@ -446,6 +447,7 @@ def _tier(line: str) -> dict[str, Any]:
     """Of ``200000 input=2.5 output=15``. Raises ValidationError."""
     above, *pairs = line.split()
     prices = dict(pair.partition("=")[::2] for pair in pairs)
-    if not above.isdigit() or not prices or not prices.keys() <= set(_CLASSES):
+    known = bool(prices) and prices.keys() <= set(_CLASSES)
+    if not above.isdecimal() or not known or not all(_AMOUNT.fullmatch(amount) for amount in prices.values()):
         raise ValidationError(f'Not understood: "{line}". Write it like "200000 input=2.5 output=15".')
     return {"above_input_tokens": int(above), **prices}

@@ -1,9 +1,9 @@
 """Money: what tokens cost (the price book) and what was spent (the ledger)."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
@@ -182,6 +182,8 @@ def _usd(name: str, amount: Usd | None) -> Decimal | None:
 
 class GatewayProcess(models.Model):
     """A process that opens attempts. One whose heartbeat has stopped no longer settles what it left open."""
+
+    LOST_AFTER: ClassVar[timedelta] = timedelta(seconds=60)  # without a heartbeat; a dozen of them
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     label = models.CharField(max_length=200, help_text="Host and process number, for operators.")

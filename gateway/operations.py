@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.db import connection
 from django.db.models import Aggregate, Count, FloatField, Q, QuerySet, Sum
 from django.db.models.functions import TruncHour
+from django.urls import reverse
 
 from billing.models import Adjustment, Attempt, GatewayProcess, PriceVersion, Settlement
 from billing.pricing import select
@@ -26,7 +27,6 @@ from tenants.models import ApiToken, Tenant
 TOP: Final = 8
 CHART_HOURS: Final = 24
 EXPIRY_WARNING: Final = timedelta(days=14)
-STALE_HEARTBEAT: Final = timedelta(seconds=60)
 # An answer that tells of a failure; a caller who hung up (499) had no such answer.
 FAILED: Final = Q(status__gte=400) & ~Q(status=499)
 
@@ -322,7 +322,7 @@ def _stray_rows() -> list[Attention]:
 
 
 def _lost_processes(now: datetime) -> list[Attention]:
-    lost = GatewayProcess.objects.filter(heartbeat_at__lt=now - STALE_HEARTBEAT).order_by("heartbeat_at")
+    lost = GatewayProcess.objects.filter(heartbeat_at__lt=now - GatewayProcess.LOST_AFTER).order_by("heartbeat_at")
     return [
         Attention(
             "Process without a heartbeat",
@@ -338,4 +338,4 @@ def _owned(row: Any) -> str:
 
 
 def _page(model: str, pk: uuid.UUID) -> str:
-    return f"{list_url(model)}{pk}/change/"
+    return reverse(f"admin:{model}_change", args=[pk])

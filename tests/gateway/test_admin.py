@@ -34,6 +34,12 @@ INLINE_HANDLER = re.compile(r"<[^>]+\son[a-z]+=")
 
 
 @pytest.fixture
+def operator(db: None) -> User:
+    """Signs in without a password, as hashing one takes longer than most tests here."""
+    return User.objects.create(email="olga@example.com", is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
 def browser(client: Client, operator: User) -> Client:
     client.force_login(operator)
     return client
@@ -153,6 +159,9 @@ def test_every_page_has_a_strict_policy_and_keeps_it(world: dict[type, Any], bro
 
 
 def test_no_page_holds_a_secret(world: dict[type, Any], browser: Client, token_text: str, operator: User) -> None:
+    operator.set_password(PASSWORD)
+    operator.save()
+    browser.force_login(operator)
     key = world[ProviderKey]
     secrets = [VENDOR_SECRET, token_text, operator.password, "canary-ciphertext", bytes(key.ciphertext).hex()]
     for url in everything(world, browser):
@@ -316,6 +325,18 @@ def test_checking_a_provider_says_what_was_found(
     url = page(Provider, "do", world[Provider].pk, "check_now")
     assert "Lab answered in 312 ms." in browser.post(url, follow=True).content.decode()
     assert "Lab failed at credentials: The key is refused." in browser.post(url, follow=True).content.decode()
+
+
+def test_a_check_asks_the_vendor_for_real(browser: Client, tenant: Any) -> None:
+    """Port 1 of loopback refuses at once."""
+    away = Provider.objects.create(
+        tenant=tenant, name="away", kind="openai-compatible", base_url="http://127.0.0.1:1/v1"
+    )
+    Model.objects.create(tenant=tenant, name="x", provider=away, vendor_model="x")
+    answer = browser.post(page(Provider, "do", away.pk, "check_now"), follow=True)
+    assert "Away failed at connect" in answer.content.decode()
+    away.refresh_from_db()
+    assert away.check_status == "failing"
 
 
 def test_a_failing_audit_trail_rolls_every_change_back(
