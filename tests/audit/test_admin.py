@@ -14,18 +14,6 @@ from tenants.models import Tenant, User
 
 
 @pytest.fixture
-def operator(db: None) -> User:
-    """Signs in without a password, as hashing one takes longer than most tests here."""
-    return User.objects.create(email="olga@example.com", is_staff=True, is_superuser=True)
-
-
-@pytest.fixture
-def browser(client: Client, operator: User) -> Client:
-    client.force_login(operator)
-    return client
-
-
-@pytest.fixture
 def event(tenant: Tenant, actor: Actor) -> AuditEvent:
     with transaction.atomic():
         return record(actor, "tenant.changed", tenant, tenant=tenant, changes={"enabled": [True, False]})

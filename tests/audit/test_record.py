@@ -196,6 +196,8 @@ def test_changes_name_what_differs(provider: Provider) -> None:
 
 
 def test_changes_hide_secrets(operator: User, token: ApiToken) -> None:
+    operator.set_password("correct horse battery")
+    operator.save()
     before = User.objects.get(pk=operator.pk)
     operator.set_password("another horse battery")
 

@@ -15,20 +15,8 @@ from audit.models import AuditEvent
 from audit.record import Actor
 from billing.models import Adjustment, Attempt, GatewayProcess, PriceVersion, Settlement
 from gateway.models import Model
-from tenants.models import ApiToken, User
+from tenants.models import ApiToken
 from tests.ledger_rows import log_request, open_attempt, settle
-
-
-@pytest.fixture
-def operator(db: None) -> User:
-    """Signs in without a password, as hashing one takes longer than most tests here."""
-    return User.objects.create(email="olga@example.com", is_staff=True, is_superuser=True)
-
-
-@pytest.fixture
-def browser(client: Client, operator: User) -> Client:
-    client.force_login(operator)
-    return client
 
 
 def url(model: str, page: str, *args: Any) -> str:

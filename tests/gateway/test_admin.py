@@ -34,18 +34,6 @@ INLINE_HANDLER = re.compile(r"<[^>]+\son[a-z]+=")
 
 
 @pytest.fixture
-def operator(db: None) -> User:
-    """Signs in without a password, as hashing one takes longer than most tests here."""
-    return User.objects.create(email="olga@example.com", is_staff=True, is_superuser=True)
-
-
-@pytest.fixture
-def browser(client: Client, operator: User) -> Client:
-    client.force_login(operator)
-    return client
-
-
-@pytest.fixture
 def world(provider: Provider, model: Model, token: ApiToken, operator: User, actor: Actor) -> dict[type, Any]:
     """One row of every kind, by its class."""
     key = provider.set_key(VENDOR_SECRET, actor)

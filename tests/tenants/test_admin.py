@@ -20,18 +20,6 @@ OLD_PASSWORD = "correct horse battery"
 NEW_PASSWORD = "another horse battery"
 
 
-@pytest.fixture
-def operator(db: None) -> User:
-    """Signs in without a password, as hashing one takes longer than most tests here."""
-    return User.objects.create(email="olga@example.com", is_staff=True, is_superuser=True)
-
-
-@pytest.fixture
-def browser(client: Client, operator: User) -> Client:
-    client.force_login(operator)
-    return client
-
-
 def url(model: str, page: str, *args: Any) -> str:
     return reverse(f"admin:tenants_{model}_{page}", args=args)
 
