@@ -135,6 +135,8 @@ class ChatStreamParser:
         return events, payloads
 
     def _pass_through(self, events: list[StreamedEvent], payloads: list[bytes]) -> list[Chunk]:
+        if (texts := self._nothing_but_text(events)) is not None:
+            return [_text_chunk(texts, payloads)]
         chunks: list[Chunk] = []
         start = 0
         for position, event in enumerate(events):
@@ -149,6 +151,30 @@ class ChatStreamParser:
         if start < len(events):
             chunks.append(self._gather(events[start:], payloads[start:]))
         return chunks
+
+    def _nothing_but_text(self, events: list[StreamedEvent]) -> list[str] | None:
+        """The texts of ``events`` that go on with the first choice and say no more; None if any says anything else.
+
+        Nearly every block of nearly every stream is like that, so it is worth a look of its own.
+        """
+        if 0 not in self._begun:
+            return None
+        texts: list[str] = []
+        for event in events:
+            choices = event.choices
+            if not choices or len(choices) != 1 or event.usage is not None or event.error:
+                return None
+            choice = choices[0]
+            delta = choice.delta
+            if choice.finish_reason or choice.index or delta is None or not delta.content:
+                return None
+            content = delta.content
+            if content.__class__ is not str or delta.reasoning_content or delta.reasoning or delta.tool_calls:
+                return None
+            if delta.refusal or delta.function_call:
+                return None
+            texts.append(content)
+        return texts
 
     def _gather(self, events: list[StreamedEvent], payloads: list[bytes]) -> Chunk:
         chunk = self._content(events)
@@ -231,6 +257,16 @@ def _is_plain(event: StreamedEvent) -> bool:
     if len(choices) == 1:
         return not (choices[0].finish_reason or event.error)
     return not (event.error or any(choice.finish_reason for choice in choices))
+
+
+def _text_chunk(texts: list[str], payloads: list[bytes]) -> Chunk:
+    text = "".join(texts)
+    return Chunk(
+        text=text,
+        wire=b"%b%b\n\n" % (_PREFIX, _BETWEEN.join(payloads)),
+        output_chars=len(text),
+        output_pieces=len(texts) if len(texts) > 1 else 0,
+    )
 
 
 def _generated_chars(chunk: Chunk) -> int:
