@@ -13,12 +13,13 @@ from msgspec import Struct
 class Deadlines(Struct, frozen=True):
     """How long each stage of a call may take, in seconds; all of them count, the first to pass ends the call.
 
-    ``connect`` covers name look-up, TCP and TLS. ``first_token`` runs from the start of the call to the
-    first byte of the body, ``between_chunks`` from one block to the next while somebody waits for it,
-    ``total`` from the start to the end.
+    ``connect`` covers name look-up, TCP and TLS. ``first_byte`` runs from the start of the call to the first byte
+    of the body, ``first_token`` to the first token of a stream (a comment or a role is none), ``between_chunks``
+    from one block to the next while somebody waits for it, ``total`` from the start to the end.
     """
 
     connect: float = 5.0
+    first_byte: float = 600.0  # a whole answer's first byte comes when all of it has been generated
     first_token: float = 60.0
     between_chunks: float = 60.0
     total: float = 600.0

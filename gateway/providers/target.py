@@ -14,7 +14,8 @@ class Target:
     ``model_name`` is the tenant's name for it, ``vendor_model`` the vendor's. ``price`` belongs to billing
     and is only carried. ``profile`` is the catalogue's, merged with the model's own departures.
     ``on_disconnect`` says what a caller's hang-up does to the vendor's answer: stop it, or read it to the
-    end so that its usage is known. ``context_window`` is in tokens.
+    end so that its usage is known. ``context_window`` is in tokens. ``weight`` is its share among the deployments
+    of one model; 0 is used only when the others fail.
     """
 
     provider_id: str
@@ -32,3 +33,9 @@ class Target:
     profile: VendorProfile = field(default=VendorProfile())
     capabilities: frozenset[str] = frozenset()
     context_window: int | None = None
+    weight: int = 1
+
+    @property
+    def circuit(self) -> str:
+        """What fails or recovers together: one key of one vendor, and one of its models."""
+        return f"{self.provider_key_id or self.provider_id}/{self.vendor_model}"

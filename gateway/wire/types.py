@@ -15,6 +15,18 @@ from msgspec import Raw, Struct, field
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Operation = Literal[
+    "chat",  # a conversation, whatever its dialect: what can be routed, translated and rescued
+    "count_tokens",
+    "embeddings",
+    "completions",
+    "moderations",
+    "images",
+    "speech",
+    "transcription",
+    "translation",
+    "rerank",
+]
 
 
 # --------------------------------------------------------------------------- messages
@@ -166,12 +178,23 @@ class Extensions(Struct, frozen=True):
     session_id: str | None = None
 
 
+class Upload(Struct, frozen=True):
+    """A form with a file, as it came in. ``content_type`` names the boundary."""
+
+    content_type: str
+    body: bytes
+
+
 class Request(Struct):
     """One parsed call. ``fields`` are the caller's top-level body fields in their order, each value the
     very bytes that came in; the gateway's extensions are already taken out.
 
     ``input_chars`` is the size of the prompt in characters (text only where that is cheap to know, else
     the JSON that holds it): the base of the token estimate used before a vendor reports usage.
+    ``affinity`` names what keeps a conversation with the deployment that holds its prompt cache or can read its
+    encrypted reasoning (None: any will do); a session id the caller gives goes before it.
+    ``upload`` is a body that is not JSON (a form with a file), with its content type; ``fields`` are then the
+    form's text fields as JSON strings.
     """
 
     dialect: str
@@ -185,6 +208,9 @@ class Request(Struct):
     needs: Needs
     input_chars: int
     extensions: Extensions
+    operation: Operation = "chat"
+    affinity: str | None = None
+    upload: "Upload | None" = None
     _conversation: Conversation | None = None
 
 
@@ -226,7 +252,8 @@ class Choice(Struct, frozen=True):
 
 class Completion(Struct):
     """A whole answer. ``body`` is the vendor's JSON, passed on untouched when the caller speaks the same
-    format (``choices`` is then empty); otherwise ``choices`` carry the canonical content."""
+    format (``choices`` is then empty); otherwise ``choices`` carry the canonical content. ``content_type`` is
+    that of a body which is not JSON (speech)."""
 
     id: str
     model: str
@@ -237,6 +264,7 @@ class Completion(Struct):
     finish_reason: FinishReason | None = None
     output_chars: int = 0  # generated characters, for an estimate when usage is missing
     dropped: tuple[str, ...] = ()
+    content_type: str | None = None
 
 
 class ToolCallDelta(Struct, frozen=True):
@@ -252,7 +280,7 @@ class Chunk(Struct):
     """A piece of a streamed answer.
 
     ``wire`` holds the vendor's own bytes (whole SSE events) when the caller speaks the same format: they
-    go out untouched. ``output_chars`` counts the characters generated in it either way, ``output_pieces`` the
+    go out untouched; what they say stands in the other fields all the same, as a rescue has to know it. ``output_chars`` counts the characters generated in it either way, ``output_pieces`` the
     deltas they came in where several were gathered (0: it is one; most vendors send one token in each), so
     that a stream that is cut can still be accounted for. ``final`` marks the chunk that carries the finish
     reason and is held back until usage is known.

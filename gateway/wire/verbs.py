@@ -19,7 +19,11 @@ class StreamRenderer(Protocol):
     """Writes one answer as a caller's server-sent events."""
 
     def render_chunk(self, chunk: Chunk, metadata: Mapping[str, Any] | None = None) -> bytes:
-        """Events for ``chunk`` ("" when the caller sees nothing of it); ``metadata`` goes on the final one."""
+        """Events for ``chunk`` ("" when the caller sees nothing of it); ``metadata`` goes on the final one.
+
+        Chunks with the vendor's own bytes may be followed by translated ones: another target then completes the
+        answer (a rescue). They go on in the same message, under the same id, where the bytes left off.
+        """
 
     def render_end(self) -> bytes:
         """What closes a complete stream (``data: [DONE]`` in OpenAI's)."""
@@ -29,6 +33,9 @@ class StreamRenderer(Protocol):
 
 
 class CallerFormat(Protocol):
+    """``render_completion`` and the stream's final chunk carry ``metadata`` where the dialect has room for it; the
+    Anthropic dialect has none (it is told in headers)."""
+
     DIALECT: str
 
     def parse_request(self, body: bytes, headers: Mapping[str, str]) -> Request:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from tests.e2e.conftest import TOKEN, VENDORS
 from tests.e2e.gateway_process import GatewayProcess
-from tests.vendors import VendorServer
+from gateway.conformance.vendors import VendorServer
 
 FORMATS = tuple(VENDORS)
 USER = [{"role": "user", "content": "one two three"}]

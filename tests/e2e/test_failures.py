@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import OTHER_TOKEN, TOKEN, VENDORS
 from tests.e2e.gateway_process import GatewayProcess
 from tests.e2e.test_chat_completions import FORMATS, USER, metadata_of, streamed, text_of, whole
-from tests.vendors import VendorServer
+from gateway.conformance.vendors import VendorServer
 
 
 def post(

@@ -17,7 +17,7 @@ from tests import provision
 from tests.e2e.conftest import TOKEN
 from tests.e2e.gateway_process import GatewayProcess
 from tests.provision import ROOT
-from tests.vendors import VendorServer
+from gateway.conformance.vendors import VendorServer
 
 MESSAGES = [{"role": "user", "content": "one two three"}]
 DECLARATION = """

@@ -22,7 +22,7 @@ from tenants.crypto import generate_key
 from tenants.models import Tenant
 from tests.gateway.test_apply import ACME_TOKEN, EXAMPLE
 from tests.provision import Database
-from tests.vendors import VendorServer
+from gateway.conformance.vendors import VendorServer
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTOR = Actor(label="test")

@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
-from tests.vendors.answers import Frame, Metered
+from gateway.conformance.vendors.answers import Frame, Metered
 
 Outcome = Literal["open", "answered", "refused", "reset", "cut", "failed", "gone"]
 

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from tests.vendors import VendorServer
+from gateway.conformance.vendors import VendorServer
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from tests.vendors import VendorServer, signature_of
-from tests.vendors.sample_requests import (
+from gateway.conformance.vendors import VendorServer, signature_of
+from tests.gateway.conformance.sample_requests import (
     ANTHROPIC_TOOLS,
     DIALECTS,
     GEMINI_TOOLS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count, cycle
 from typing import Any, Literal
 
-from tests.vendors.behaviours import GIANT_BYTES, Behaviour
+from gateway.conformance.vendors.behaviours import GIANT_BYTES, Behaviour
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter", "refusal"]
 

@@ -18,16 +18,16 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import count
 
-from tests.vendors.answers import Answer, Prompt, plan
-from tests.vendors.anthropic import Anthropic
-from tests.vendors.behaviours import Behaviour, check_words, parse_behaviour
-from tests.vendors.formats import JSON, Format, Refusal, dump
-from tests.vendors.gemini import PATH as GEMINI_PATH
-from tests.vendors.gemini import Gemini
-from tests.vendors.http import Connection, HttpRequest
-from tests.vendors.log import LoggedCall
-from tests.vendors.ollama import Ollama
-from tests.vendors.openai import OpenAI
+from gateway.conformance.vendors.answers import Answer, Prompt, plan
+from gateway.conformance.vendors.anthropic import Anthropic
+from gateway.conformance.vendors.behaviours import Behaviour, check_words, parse_behaviour
+from gateway.conformance.vendors.formats import JSON, Format, Refusal, dump
+from gateway.conformance.vendors.gemini import PATH as GEMINI_PATH
+from gateway.conformance.vendors.gemini import Gemini
+from gateway.conformance.vendors.http import Connection, HttpRequest
+from gateway.conformance.vendors.log import LoggedCall
+from gateway.conformance.vendors.ollama import Ollama
+from gateway.conformance.vendors.openai import OpenAI
 
 MODELS = ("small-tok8", "large-tok8", "reasoner-tok8-think12", "caller-tool", "cheap-tok8-cached25")
 

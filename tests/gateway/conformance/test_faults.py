@@ -8,9 +8,9 @@ import httpx
 import openai
 import pytest
 
-from tests.vendors import VendorServer, count_tokens, instance_of
-from tests.vendors.behaviours import GIANT_BYTES, parse_behaviour
-from tests.vendors.sample_requests import BOTH_WAYS, DIALECTS, USER, chat, events_of, request_of
+from gateway.conformance.vendors import VendorServer, count_tokens, instance_of
+from gateway.conformance.vendors.behaviours import GIANT_BYTES, parse_behaviour
+from tests.gateway.conformance.sample_requests import BOTH_WAYS, DIALECTS, USER, chat, events_of, request_of
 
 
 def read_until_broken(client: httpx.Client, path: str, body: dict[str, Any], timeout_s: float = 5) -> tuple[str, Any]:

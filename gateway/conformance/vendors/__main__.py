@@ -1,4 +1,4 @@
-"""``python -m tests.vendors --port 9110``: the scripted vendors by hand, until Ctrl-C."""
+"""``python -m gateway.conformance.vendors --port 9110``: the scripted vendors by hand, until Ctrl-C."""
 
 import argparse
 import asyncio
@@ -6,11 +6,13 @@ import contextlib
 import signal
 import sys
 
-from tests.vendors.server import MODELS, Vendors, serve
+from gateway.conformance.vendors.server import MODELS, Vendors, serve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.vendors", description="Scripted LLM vendors on one port.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway.conformance.vendors", description="Scripted LLM vendors on one port."
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9110, help="0 lets the system choose")
     parser.add_argument("--key", action="append", help="accept only this key (repeatable); default: any")

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.vendors.log import LoggedCall
-from tests.vendors.server import MODELS, Vendors, serve
+from gateway.conformance.vendors.log import LoggedCall
+from gateway.conformance.vendors.server import MODELS, Vendors, serve
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _START_TIMEOUT_S = 20
 
 
@@ -112,7 +112,7 @@ class VendorServer:
             self._thread.join(_START_TIMEOUT_S)
 
     def _start_process(self) -> None:
-        command = [sys.executable, "-m", "tests.vendors", "--port", "0", "--until-stdin-closes"]
+        command = [sys.executable, "-m", "gateway.conformance.vendors", "--port", "0", "--until-stdin-closes"]
         command += [f"--model={model}" for model in self._models]
         command += [f"--key={key}" for key in self._keys or []]
         self._process = subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -8,10 +8,21 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from tests.vendors.answers import Answer, Call, Frame, OfferedTool, Prompt
-from tests.vendors.behaviours import Behaviour
-from tests.vendors.formats import JSON, Format, Refusal, check, dump, is_base64, is_count, is_number, masked, sse
-from tests.vendors.http import HttpRequest
+from gateway.conformance.vendors.answers import Answer, Call, Frame, OfferedTool, Prompt
+from gateway.conformance.vendors.behaviours import Behaviour
+from gateway.conformance.vendors.formats import (
+    JSON,
+    Format,
+    Refusal,
+    check,
+    dump,
+    is_base64,
+    is_count,
+    is_number,
+    masked,
+    sse,
+)
+from gateway.conformance.vendors.http import HttpRequest
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _PARTS = {

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from tests.vendors.answers import Answer, Frame, Prompt
-from tests.vendors.behaviours import Behaviour
-from tests.vendors.http import HttpRequest
+from gateway.conformance.vendors.answers import Answer, Frame, Prompt
+from gateway.conformance.vendors.behaviours import Behaviour
+from gateway.conformance.vendors.http import HttpRequest
 
 JSON = dict[str, Any]
 

@@ -1,12 +1,12 @@
 """Scripted LLM vendors on loopback: the independent other side of every test and benchmark.
 
 One port speaks OpenAI, Anthropic, Gemini and Ollama, whole and streamed, checks requests as strictly as the originals
-and answers or fails as the model name says (the table is in :mod:`tests.vendors.behaviours`). Nothing here imports the
+and answers or fails as the model name says (the table is in :mod:`gateway.conformance.vendors.behaviours`). Nothing here imports the
 gateway: a shared mistake would go unnoticed.
 """
 
-from tests.vendors.answers import Metered, count_tokens, instance_of, signature_of
-from tests.vendors.fixture import VendorServer
-from tests.vendors.log import LoggedCall
+from gateway.conformance.vendors.answers import Metered, count_tokens, instance_of, signature_of
+from gateway.conformance.vendors.fixture import VendorServer
+from gateway.conformance.vendors.log import LoggedCall
 
 __all__ = ["LoggedCall", "Metered", "VendorServer", "count_tokens", "instance_of", "signature_of"]

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.vendors.answers import Answer, Frame, OfferedTool, Prompt
-from tests.vendors.behaviours import Behaviour
-from tests.vendors.formats import JSON, Format, Refusal, check, dump, is_base64
-from tests.vendors.http import HttpRequest
+from gateway.conformance.vendors.answers import Answer, Frame, OfferedTool, Prompt
+from gateway.conformance.vendors.behaviours import Behaviour
+from gateway.conformance.vendors.formats import JSON, Format, Refusal, check, dump, is_base64
+from gateway.conformance.vendors.http import HttpRequest
 
 _MESSAGES = {
     400: "invalid request",

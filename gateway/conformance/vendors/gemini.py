@@ -5,10 +5,10 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from tests.vendors.answers import Answer, Frame, OfferedTool, Prompt, signature_of
-from tests.vendors.behaviours import Behaviour
-from tests.vendors.formats import JSON, Format, Refusal, check, is_base64, is_count, is_number, sse, words
-from tests.vendors.http import HttpRequest
+from gateway.conformance.vendors.answers import Answer, Frame, OfferedTool, Prompt, signature_of
+from gateway.conformance.vendors.behaviours import Behaviour
+from gateway.conformance.vendors.formats import JSON, Format, Refusal, check, is_base64, is_count, is_number, sse, words
+from gateway.conformance.vendors.http import HttpRequest
 
 PATH = re.compile(r"/v1beta/models/([^/:]+):(generateContent|streamGenerateContent)")
 
