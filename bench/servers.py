@@ -123,8 +123,8 @@ def _uvicorn(application: str) -> tuple[str, ...]:
     """The options that ``manage.py serve`` uses, where they make a difference."""
     return (
         sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", "{port}", "--workers", "1",
-        "--loop", "uvloop", "--http", "httptools", "--lifespan", "on", "--no-proxy-headers", "--no-server-header",
-        "--no-access-log", "--log-level", "warning",
+        "--loop", "uvloop", "--http", "gateway.connections:CallerConnection", "--lifespan", "on", "--no-proxy-headers",
+        "--no-server-header", "--no-access-log", "--log-level", "warning",
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from gateway import runtime
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge
 from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
 from gateway.wire import openai_chat
+from gateway.wire.sse import COMMENT
 from gateway.wire.verbs import CallerFormat
 from tenants.network import client_address
 from tenants.tokens import bearer_from
@@ -46,6 +47,7 @@ class ProxyConsumer:
         self._scope, self._receive, self._send = scope, receive, send
         self._request_id = str(uuid_utils.uuid7())
         self._started = False
+        self.last_sent = 0.0  # by the loop's clock
 
     async def serve(self) -> None:
         try:
@@ -57,12 +59,14 @@ class ProxyConsumer:
             return
         serving = asyncio.current_task()
         leaving = asyncio.ensure_future(self._hang_up(serving))
+        silence = Silence(self, call)
         try:
             await self._answer(call)
         except asyncio.CancelledError:
             if not leaving.done():  # not the caller: the server is shutting down
                 raise
         finally:
+            silence.end()
             leaving.cancel()
 
     async def _call(self) -> Call:
@@ -120,7 +124,10 @@ class ProxyConsumer:
             running = await runtime.current()
             answer = await running.pipeline.run(call)
         except GatewayError as error:
-            await self._refuse(error, call.answer_headers)
+            if self._started:
+                await self._send_block(call.render_stream_error(error), last=True)
+            else:
+                await self._refuse(error, call.answer_headers)
             return
         if isinstance(answer, WholeAnswer):
             await self._whole(200, answer.headers, answer.body)
@@ -133,14 +140,25 @@ class ProxyConsumer:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _stream(self, answer: StreamedAnswer) -> None:
-        await self._start(200, answer.headers)
+        if not self._started:
+            await self._start(200, answer.headers)
         events = answer.events
         try:
             async for event in events:
-                await self._send({"type": "http.response.body", "body": event, "more_body": True})
+                await self._send_block(event)
         finally:
             await events.aclose()
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._send_block(b"", last=True)
+
+    async def break_silence(self, call: Call) -> None:
+        """A comment, so that nothing between us and the caller takes a quiet stream for a dead one."""
+        if not self._started:
+            await self._start(200, call.early_headers())
+        await self._send_block(COMMENT)
+
+    async def _send_block(self, block: bytes, *, last: bool = False) -> None:
+        self.last_sent = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": block, "more_body": not last})
 
     async def _refuse(self, error: GatewayError, headers: Headers) -> None:
         answer: Headers = [(b"content-type", b"application/json"), *headers]
@@ -151,8 +169,38 @@ class ProxyConsumer:
         await self._whole(error.status, answer, self.caller.render_error(error, self._request_id))
 
     async def _start(self, status: int, headers: Headers) -> None:
+        self._started = True
         headers.append((b"x-request-id", self._request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+class Silence:
+    """Watches one call: a stream that has waited long enough for its vendor is started without it, and kept alive
+    with comments whenever nothing else goes out. Costs one timer."""
+
+    __slots__ = ("_breaking", "_call", "_consumer", "_loop", "_since", "_timer")
+
+    def __init__(self, consumer: ProxyConsumer, call: Call) -> None:
+        self._consumer, self._call = consumer, call
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._breaking: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(settings.FIRST_EVENT_PATIENCE_S, self._on_timer)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._breaking is not None:
+            self._breaking.cancel()
+
+    def _on_timer(self) -> None:
+        interval_s = settings.KEEP_ALIVE_INTERVAL_S
+        quiet_s = self._loop.time() - max(self._since, self._consumer.last_sent)
+        if self._call.streamed and quiet_s >= min(interval_s, settings.FIRST_EVENT_PATIENCE_S):
+            # A caller that does not read blocks the comment as well: one at a time.
+            if self._breaking is None or self._breaking.done():
+                self._breaking = self._loop.create_task(self._consumer.break_silence(self._call))
+            quiet_s = 0.0
+        self._timer = self._loop.call_later(max(interval_s - quiet_s, 0.01), self._on_timer)
 
 
 class ChatCompletions(ProxyConsumer):

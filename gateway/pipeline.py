@@ -14,11 +14,10 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from billing.pricing import to_usd
-from gateway.dispatch import Dispatcher, Job, OpenAttempt, ServedStream, StalePolicy
+from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.request_log import RequestLogRow, RequestLogWriter
-from gateway.wire.sse import COMMENT
 from gateway.wire.types import Chunk, Request
 from gateway.wire.verbs import CallerFormat, StreamRenderer
 from tenants.ratelimit import RateLimiter, Rule, Verdict
@@ -33,6 +32,7 @@ EVENT_STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+NOT_FROM_CACHE = (b"x-gateway-cache", b"miss")
 NAMED_BY_CALLER = {
     "strategy": "explicit",
     "task_type": None,
@@ -41,9 +41,11 @@ NAMED_BY_CALLER = {
     "propensity": 1.0,
     "experiment": None,
 }
+MEANWHILE = frozenset({"hedge", "rescue"})  # attempts whose time ran beside another's, or beside the stream
 NOT_CACHED = {"kind": None, "similarity": None, "error_bound": None}
 
 Headers = list[tuple[bytes, bytes]]
+AnyStream = ServedStream | DrainedStream
 
 
 @dataclass(slots=True)
@@ -59,7 +61,22 @@ class Call:
     received: float
     opened: float | None = None  # when a stream's first event was there: from then on its vendor sets the pace
     answer_headers: Headers = field(default_factory=list)
+    request: Request | None = None  # once it is parsed
     outcome: "Outcome | None" = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the caller is known to wait for a stream."""
+        return self.request is not None and self.request.stream
+
+    def early_headers(self) -> Headers:
+        """The headers of a stream that starts before its vendor has spoken."""
+        return [*EVENT_STREAM, *self.answer_headers, NOT_FROM_CACHE]
+
+    def render_stream_error(self, error: GatewayError) -> bytes:
+        """What ends a stream that has begun and got nowhere."""
+        assert self.request is not None  # noqa: S101 - only a parsed request starts a stream
+        return self.caller.open_stream(self.request).render_error(error, self.request_id)
 
 
 @dataclass(slots=True)
@@ -105,8 +122,6 @@ class Limits:
     """Operator's settings the pipeline works within. Seconds, and requests per second."""
 
     ip_requests_per_s: int = 200
-    first_event_patience_s: float = 15.0
-    keep_alive_interval_s: float = 10.0
 
 
 class Pipeline:
@@ -144,7 +159,7 @@ class Pipeline:
             if request is None:
                 # The limits come before parsing: a caller over its limit should cost next to nothing.
                 await self._limit(call, token)
-                request = call.caller.parse_request(call.body, call.headers)
+                request = call.request = call.caller.parse_request(call.body, call.headers)
             call.outcome = Outcome(policy, token, request)
             model = policy.resolve(request.model, token)
             job = self._job(call, policy, token, request, model)
@@ -201,63 +216,31 @@ class Pipeline:
     # ------------------------------------------------------------------ whole answers
 
     async def _complete(self, call: Call, outcome: Outcome, job: Job) -> WholeAnswer:
-        completion, attempt = await self._dispatcher.complete(job)
-        outcome.served = attempt
+        completion = await self._dispatcher.complete(job)
+        served = outcome.served = job.served
+        assert served is not None  # noqa: S101 - whoever answered
         outcome.finish_reason = completion.finish_reason or ""
-        metadata = self._metadata(call, job, attempt, completion.dropped)
+        metadata = self._metadata(call, job, served, completion.dropped)
         body = call.caller.render_completion(completion, metadata)
-        headers = [JSON, *self._answer_headers(call, job, attempt)]
-        if attempt.cost_pico is not None:
-            headers.append((b"x-gateway-cost-usd", _plain(attempt.cost_pico).encode()))
+        content_type = JSON if completion.content_type is None else (JSON[0], _header(completion.content_type))
+        headers = [content_type, *self._answer_headers(call, job, served, completion.dropped)]
+        if served.cost_pico is not None:
+            headers.append((b"x-gateway-cost-usd", _plain(served.cost_pico).encode()))
         self._log(call)
         return WholeAnswer(headers, body)
 
     # ------------------------------------------------------------------ streams
 
     async def _stream(self, call: Call, outcome: Outcome, job: Job) -> StreamedAnswer:
-        """The answer starts with the vendor's first event, so that until then a target can be changed and an
-        error be an error; a caller that has waited long enough gets its headers and comments meanwhile."""
-        opening = asyncio.ensure_future(self._dispatcher.open_stream(job))
-        try:
-            await asyncio.wait((opening,), timeout=self._limits.first_event_patience_s)
-        except asyncio.CancelledError:
-            await _cancelled(opening)
-            raise
-        if not opening.done():
-            return StreamedAnswer(
-                [*EVENT_STREAM, *self._answer_headers(call, job, None)], self._late(call, job, opening)
-            )
-        served = opening.result()
+        """The answer starts with the vendor's first token, so that until then a target can be changed and an
+        error be an error. (The edge starts it without one for a caller that has waited long enough.)"""
+        served = await self._dispatcher.open_stream(job)
         call.opened = time.perf_counter()
         outcome.served = served.attempt
-        headers = [*EVENT_STREAM, *self._answer_headers(call, job, served.attempt)]
+        headers = [*EVENT_STREAM, *self._answer_headers(call, job, served.attempt, served.dropped)]
         return StreamedAnswer(headers, self._events(call, served, call.caller.open_stream(job.request)))
 
-    async def _late(self, call: Call, job: Job, opening: "asyncio.Task[ServedStream]") -> AsyncGenerator[bytes, None]:
-        """A stream whose headers are out before its vendor has spoken: comments first, then its events."""
-        renderer = call.caller.open_stream(job.request)
-        try:
-            while not opening.done():
-                yield COMMENT
-                await asyncio.wait((opening,), timeout=self._limits.keep_alive_interval_s)
-            served = opening.result()
-            call.opened = time.perf_counter()
-        except StalePolicy:
-            yield self._in_stream_error(call, renderer, Overloaded("The configuration is changing right now."))
-            return
-        except GatewayError as error:
-            yield self._in_stream_error(call, renderer, error)
-            return
-        except (asyncio.CancelledError, GeneratorExit):
-            await _cancelled(opening)
-            self._log(call, hung_up=True)
-            raise
-        if call.outcome is not None:
-            call.outcome.served = served.attempt
-        async for events in self._events(call, served, renderer):
-            yield events
-
-    async def _events(self, call: Call, served: ServedStream, renderer: StreamRenderer) -> AsyncGenerator[bytes, None]:
+    async def _events(self, call: Call, served: AnyStream, renderer: StreamRenderer) -> AsyncGenerator[bytes, None]:
         """The stream in the caller's dialect. The final chunk is held back until usage is known: it carries the
         metadata, and what the vendor sends after it (usage) follows it."""
         held: Chunk | None = None
@@ -294,12 +277,15 @@ class Pipeline:
                 self._log(call, hung_up=True)
 
     def _closing(
-        self, call: Call, served: ServedStream, renderer: StreamRenderer, held: Chunk | None, after: Sequence[Chunk]
+        self, call: Call, served: AnyStream, renderer: StreamRenderer, held: Chunk | None, after: Sequence[Chunk]
     ) -> bytes:
         outcome = call.outcome
         if outcome is not None:
+            outcome.served = served.job.served = served.attempt  # another one than at first, after a rescue
             outcome.finish_reason = (held.finish_reason if held else None) or ""
-        metadata = self._metadata(call, served.job, served.attempt, ())
+        metadata = self._metadata(call, served.job, served.attempt, served.dropped)
+        if served.rescues:
+            metadata["rescues"] = served.rescues
         last = [renderer.render_chunk(held, metadata)] if held is not None else []
         last += [renderer.render_chunk(chunk) for chunk in after]
         last.append(renderer.render_end())
@@ -321,15 +307,15 @@ class Pipeline:
             "model": target.model_name,
             "routing_decision": f"{target.model_name}: named by the caller"
             if len(job.attempts) == 1
-            else f"{target.model_name}: fallback, {len(job.attempts) - 1} failed before it",
+            else f"{target.model_name}: {attempt.purpose} after {len(job.attempts) - 1} other attempts",
             "routing": NAMED_BY_CALLER,
             "latency_ms": round((now - call.received) * 1000, 3),
             "overhead_ms": round(self._overhead_s(call, job, now) * 1000, 3),
             "cost_usd": _json_usd(attempt.cost_pico),
             "cache_hit": False,
             "cache": NOT_CACHED,
-            "fallback_used": len(job.attempts) > 1,
-            "attempts": [tried.describe() for tried in job.attempts],
+            "fallback_used": job.fallback_used,
+            "attempts": job.described_attempts(),
             "guardrails": [],
         }
         if dropped:
@@ -339,16 +325,21 @@ class Pipeline:
     @staticmethod
     def _overhead_s(call: Call, job: Job, now: float) -> float:
         """Our own part: the time until now less the time spent waiting for vendors' first events."""
-        return max(0.0, (call.opened or now) - call.received - sum(tried.vendor_s for tried in job.attempts))
+        in_turn = sum(tried.vendor_s for tried in job.attempts if tried.purpose not in MEANWHILE)
+        return max(0.0, (call.opened or now) - call.received - in_turn)
 
     @staticmethod
-    def _answer_headers(call: Call, job: Job, attempt: OpenAttempt | None) -> Headers:
-        headers = call.answer_headers
-        headers.append((b"x-gateway-cache", b"miss"))
-        if attempt is not None:
-            headers.append((b"x-gateway-provider", _header(attempt.target.provider_name)))
-            headers.append((b"x-gateway-model", _header(attempt.target.model_name)))
-            headers.append((b"x-gateway-fallback", b"true" if len(job.attempts) > 1 else b"false"))
+    def _answer_headers(call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]) -> Headers:
+        target = attempt.target
+        headers = [
+            *call.answer_headers,
+            NOT_FROM_CACHE,
+            (b"x-gateway-provider", _header(target.provider_name)),
+            (b"x-gateway-model", _header(target.model_name)),
+            (b"x-gateway-fallback", b"true" if job.fallback_used else b"false"),
+        ]
+        if dropped:  # the one place for it where a dialect has no room for metadata
+            headers.append((b"x-gateway-dropped", _header(", ".join(dropped))))
         return headers
 
     def _log(self, call: Call, *, error: GatewayError | None = None, hung_up: bool = False) -> None:
@@ -377,7 +368,7 @@ class Pipeline:
                 status=CALLER_HUNG_UP if hung_up else error.status if error else 200,
                 error_code=error.code if error else "",
                 finish_reason=outcome.finish_reason,
-                fallback_used=len(attempts) > 1,
+                fallback_used=job.fallback_used if job else False,
                 attempts=len(attempts),
                 input_tokens=sum(tried.usage.total_input for tried in attempts),
                 output_tokens=sum(tried.usage.total_output for tried in attempts),
@@ -390,16 +381,6 @@ class Pipeline:
                 client_ip=call.client_ip,
             )
         )
-
-
-async def _cancelled(task: "asyncio.Task[ServedStream]") -> None:
-    """Cancel, and see off a stream that opened just as its caller left."""
-    task.cancel()
-    try:
-        served = await task
-    except (asyncio.CancelledError, GatewayError, StalePolicy):
-        return
-    served.close()
 
 
 def _limit_headers(verdict: Verdict) -> Iterable[tuple[bytes, bytes]]:

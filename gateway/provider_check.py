@@ -21,7 +21,7 @@ from gateway.providers.target import Target
 from gateway.providers.transport import Transport
 from tenants.crypto import DecryptionFailed
 
-DEADLINES: Final = Deadlines(first_token=30.0, between_chunks=30.0, total=60.0)
+DEADLINES: Final = Deadlines(first_byte=30.0, between_chunks=30.0, total=60.0)
 _LONGEST_MESSAGE: Final = 500
 
 

@@ -27,6 +27,7 @@ from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
 from gateway.providers import catalog
 from gateway.providers.addresses import AddressGuard
 from gateway.providers.client import VendorClient
+from gateway.providers.health import TargetHealth
 from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
 from gateway.providers.transport import Transport
@@ -215,7 +216,7 @@ def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[T
         model_id=str(row.pk),
         model_name=row.name,
         vendor_model=row.vendor_model,
-        deadlines=Deadlines(**{**provider.deadlines, **row.deadlines}),
+        deadlines=_deadlines(provider.deadlines | row.deadlines),
         on_disconnect="drain" if provider.on_disconnect == Provider.OnDisconnect.DRAIN else "cancel",
         price=price,
         profile=kind.profile,
@@ -223,6 +224,14 @@ def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[T
         context_window=row.context_window,
     )
     return target, ""
+
+
+def _deadlines(given: dict[str, float]) -> Deadlines:
+    """A limit for the first token is one for the first byte as well, where that has none of its own: an operator who
+    sets it wants no silence, streamed or not."""
+    if "first_token" in given:
+        given = {"first_byte": given["first_token"], **given}
+    return Deadlines(**given)
 
 
 class Runtime:
@@ -237,20 +246,18 @@ class Runtime:
         self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
         self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
         self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
+        self.health = TargetHealth(self.redis)
         self.pipeline = Pipeline(
             self.policies,
             self.limiter,
-            Dispatcher(VendorClient(self.transport), self.ledger),
+            Dispatcher(VendorClient(self.transport, heard=self.health.saw_headers), self.ledger, self.health),
             self.request_log,
-            Limits(
-                ip_requests_per_s=settings.IP_RATE_LIMIT,
-                first_event_patience_s=settings.FIRST_EVENT_PATIENCE_S,
-                keep_alive_interval_s=settings.KEEP_ALIVE_INTERVAL_S,
-            ),
+            Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
         )
 
     async def open(self) -> None:
         await self.transport.open()
+        await self.health.open()
         await self.ledger.open()
         await self.request_log.open()
 
@@ -260,6 +267,7 @@ class Runtime:
         await self.transport.close()
         await self.request_log.close()
         await self.ledger.close()
+        await self.health.close()
         await self.limiter.aclose()
         await self.redis.aclose()
         self.policies.close()

@@ -161,7 +161,7 @@ def server_command() -> tuple[str, ...]:
     return (
         sys.executable, "-m", "uvicorn", "gateway.asgi:application",
         "--host", settings.HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_WORKERS),
-        "--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "on",
+        "--loop", "uvloop", "--http", "gateway.connections:CallerConnection", "--ws", "none", "--lifespan", "on",
         "--no-proxy-headers", "--no-server-header", "--no-access-log", "--log-level", "warning",
         "--timeout-graceful-shutdown", str(int(settings.DRAIN_S)),
     )  # fmt: skip

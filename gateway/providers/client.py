@@ -4,19 +4,19 @@ The client translates and carries; which target is tried, and what happens after
 dispatcher's business.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote, urlsplit
 
-from gateway.errors import GatewayError, ProviderError
+from gateway.errors import GatewayError, ProviderError, UnsupportedContent
 from gateway.providers import catalog
 from gateway.providers.catalog import Vendor
 from gateway.providers.demo import DemoTransport
 from gateway.providers.outbound import Deadlines, OutboundRequest, Response, Sender
 from gateway.providers.target import Target
 from gateway.wire import anthropic_messages, gemini, ollama, openai_chat
-from gateway.wire.types import Chunk, Completion, ParseError, Request
+from gateway.wire.types import Chunk, Completion, Conversation, Operation, ParseError, Request
 from gateway.wire.verbs import CallerFormat, StreamParser, VendorFormat
 
 MAX_COMPLETION_BYTES = 32 * 1024 * 1024
@@ -24,13 +24,22 @@ MAX_REFUSAL_BYTES = 64 * 1024
 CLOSING_S = 5.0  # how long a finished stream may take to close; some vendors leave it open
 _REMEMBERED_ENDPOINTS = 1024
 
-VENDOR_FORMATS: Mapping[str, VendorFormat] = {
-    "openai_chat": openai_chat,
-    "anthropic_messages": anthropic_messages,
-    "gemini": gemini,
-    "ollama": ollama,
+CANONICAL = "canonical"  # the dialect of a request that no caller sent: rendered from its conversation everywhere
+MAX_MALFORMED_EVENTS = 1  # of one stream: more is garbage
+
+VENDOR_FORMATS: Mapping[Operation, Mapping[str, VendorFormat]] = {
+    "chat": {
+        "openai_chat": openai_chat,
+        "anthropic_messages": anthropic_messages,
+        "gemini": gemini,
+        "ollama": ollama,
+    },
 }
 CALLER_FORMATS: Mapping[str, CallerFormat] = {openai_chat.DIALECT: openai_chat}
+
+BINARY_ANSWERS: frozenset[Operation] = frozenset({"speech", "transcription", "translation"})  # not always JSON
+
+HeardHeaders = Callable[[str, Mapping[str, str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,6 @@ class Endpoint:
     """
 
     vendor: Vendor
-    format: VendorFormat
     sender: Sender
     base_url: str
     query: str
@@ -63,11 +71,21 @@ class Endpoint:
         headers = {"Content-Type": "application/json", **vendor.headers}
         if vendor.auth is not None and secret:
             headers |= vendor.auth.render(secret)
-        return cls(vendor, VENDOR_FORMATS[vendor.format], sender, base.rstrip("/"), query or vendor.query, headers)
+        return cls(vendor, sender, base.rstrip("/"), query or vendor.query, headers)
 
-    def chat_request(self, path: str, vendor_model: str, body: bytes, headers: Mapping[str, str]) -> OutboundRequest:
-        """A rendered chat request; ``path`` is the format's, which the vendor may replace."""
-        if self.vendor.chat_path is not None:
+    def format_of(self, operation: Operation) -> VendorFormat:
+        """What this vendor speaks for ``operation``. Raises UnsupportedContent where it does not offer it."""
+        spoken = VENDOR_FORMATS[operation].get(self.vendor.format)
+        if spoken is None:
+            offered = operation.replace("_", " ")
+            raise UnsupportedContent(f"This model's provider does not offer {offered}.", param="model")
+        return spoken
+
+    def outbound(
+        self, operation: Operation, path: str, vendor_model: str, body: bytes, headers: Mapping[str, str]
+    ) -> OutboundRequest:
+        """A rendered request; ``path`` is the format's, which the vendor may replace for chat."""
+        if self.vendor.chat_path is not None and operation == "chat":
             path = self.vendor.chat_path.format(model=quote(vendor_model, safe=""))
         return OutboundRequest(
             self._with_query(self.base_url + path), {**self.headers, **headers} if headers else self.headers, body
@@ -89,11 +107,13 @@ class Endpoint:
 
 
 class VendorClient:
-    """Calls vendors over ``transport``; the built-in demo is answered in-process by ``demo``."""
+    """Calls vendors over ``transport``; the built-in demo is answered in-process by ``demo``. ``heard`` is told the
+    headers of every answer, by the target's circuit: vendors say there what is left of their rate limits."""
 
-    def __init__(self, transport: Sender, demo: Sender | None = None) -> None:
+    def __init__(self, transport: Sender, demo: Sender | None = None, heard: HeardHeaders | None = None) -> None:
         self._transport = transport
         self._demo = demo or DemoTransport()
+        self._heard = heard
         self._endpoints: dict[tuple[str, str, str], Endpoint] = {}
 
     def endpoint(self, kind: str, base_url: str, secret: str) -> Endpoint:
@@ -114,23 +134,46 @@ class VendorClient:
         Raises ProviderError for what the vendor or the way to it did, and the GatewayError of a request
         that is the caller's mistake or that this vendor cannot take.
         """
-        endpoint = self.endpoint(target.kind, target.base_url, target.secret)
-        response, dropped = await _send(endpoint, target, request, deadlines)
+        vendor, response, dropped = await self._send(target, request, deadlines)
         body = await response.read(MAX_COMPLETION_BYTES)
         try:
-            completion = endpoint.format.parse_completion(body, request.dialect == endpoint.format.DIALECT)
+            completion = vendor.parse_completion(body, request.dialect == vendor.DIALECT)
         except ParseError as exc:
             raise ProviderError("The provider's answer is not in its format.", kind="protocol") from exc
+        if request.operation in BINARY_ANSWERS:
+            completion.content_type = response.headers.get("content-type")
         if dropped:
             completion.dropped += dropped
         return completion
 
-    async def stream(self, target: Target, request: Request, deadlines: Deadlines) -> "VendorStream":
-        """A streamed answer whose headers have arrived. Raises as :meth:`complete` does."""
+    async def stream(
+        self, target: Target, request: Request, deadlines: Deadlines, *, translate: bool = False
+    ) -> "VendorStream":
+        """A streamed answer whose headers have arrived. Raises as :meth:`complete` does.
+
+        With ``translate`` its chunks come without the vendor's bytes, even where the caller speaks its format.
+        """
+        vendor, response, dropped = await self._send(target, request, deadlines)
+        await _refuse_unless_stream(vendor, response)
+        passthrough = request.dialect == vendor.DIALECT and not translate
+        return VendorStream(response, vendor.open_parser(passthrough), dropped)
+
+    async def _send(
+        self, target: Target, request: Request, deadlines: Deadlines
+    ) -> tuple[VendorFormat, Response, tuple[str, ...]]:
+        """The response to a rendered request, with the names of the knobs it does not carry; refusals raise."""
         endpoint = self.endpoint(target.kind, target.base_url, target.secret)
-        response, dropped = await _send(endpoint, target, request, deadlines)
-        await _refuse_unless_stream(endpoint, response)
-        return VendorStream(response, endpoint.format.open_parser(request.dialect == endpoint.format.DIALECT), dropped)
+        vendor = endpoint.format_of(request.operation)
+        rendered = vendor.render_request(request, conversation_of, target.vendor_model, target.profile)
+        outbound = endpoint.outbound(
+            request.operation, rendered.path, target.vendor_model, rendered.body, rendered.headers
+        )
+        response = await endpoint.sender.send(outbound, deadlines)
+        if self._heard is not None:
+            self._heard(target.circuit, response.headers)
+        if not 200 <= response.status < 300:
+            raise await refusal_of(vendor, response)
+        return vendor, response, rendered.dropped
 
 
 class VendorStream:
@@ -172,6 +215,16 @@ class VendorStream:
                 return chunks
         raise StopAsyncIteration
 
+    async def up_to_first_token(self) -> list[Chunk]:
+        """The chunks up to the first that says something. Raises ProviderError for a stream that never does."""
+        chunks: list[Chunk] = []
+        async for block in self:
+            chunks += block
+            if any(chunk.output_chars or chunk.final for chunk in block):
+                self._response.first_token_seen()
+                return chunks
+        raise ProviderError("The provider's stream was empty.", kind="stream")
+
     def close(self) -> None:
         """Hang up on the vendor at once, unless the answer was read to its end."""
         self._ended = True
@@ -192,45 +245,40 @@ class VendorStream:
         except ProviderError:
             self.close()
             raise
+        if parser.skipped > MAX_MALFORMED_EVENTS and not parser.complete:
+            self.close()
+            raise ProviderError("The provider's stream turned to garbage.", kind="protocol")
         if parser.complete and not was_complete:
             self._response.expect_end(CLOSING_S)
         return chunks
 
 
-async def _send(
-    endpoint: Endpoint, target: Target, request: Request, deadlines: Deadlines
-) -> tuple[Response, tuple[str, ...]]:
-    """The response to a rendered request, with the names of the knobs it does not carry; refusals raise."""
-    rendered = endpoint.format.render_request(
-        request, CALLER_FORMATS[request.dialect].parse_conversation, target.vendor_model, target.profile
-    )
-    outbound = endpoint.chat_request(rendered.path, target.vendor_model, rendered.body, rendered.headers)
-    response = await endpoint.sender.send(outbound, deadlines)
-    if not 200 <= response.status < 300:
-        raise await refusal_of(endpoint, response)
-    return response, rendered.dropped
+def conversation_of(request: Request) -> Conversation:
+    """What is said and asked, whoever's dialect it came in. Raises InvalidRequest or UnsupportedContent."""
+    known = request._conversation  # noqa: SLF001 - the formats' memo
+    return known if known is not None else CALLER_FORMATS[request.dialect].parse_conversation(request)
 
 
-async def refusal_of(endpoint: Endpoint, response: Response) -> GatewayError:
+async def refusal_of(vendor: VendorFormat, response: Response) -> GatewayError:
     """The error that an answer outside 2xx stands for."""
     try:
         body = await response.read(MAX_REFUSAL_BYTES)
     except ProviderError:
         body = b""  # cut, or longer than any error is: the status has to say it
-    return endpoint.format.parse_error(response.status, response.headers, body)
+    return vendor.parse_error(response.status, response.headers, body)
 
 
-async def _refuse_unless_stream(endpoint: Endpoint, response: Response) -> None:
+async def _refuse_unless_stream(vendor: VendorFormat, response: Response) -> None:
     """A 200 that is no stream: an error told as JSON, or some other server's page."""
     content_type = response.headers.get("content-type", "")
     if content_type.startswith("text/html"):
         response.close()
         raise ProviderError("The provider answered with a web page.", kind="protocol")
     # Ollama's lines of JSON go by any JSON type; elsewhere JSON is a whole answer.
-    if content_type.startswith("application/json") and endpoint.format is not ollama:
+    if content_type.startswith("application/json") and vendor is not ollama:
         body = await response.read(MAX_COMPLETION_BYTES)
         try:
-            endpoint.format.parse_completion(body, False)  # raises the error it tells of
+            vendor.parse_completion(body, False)  # raises the error it tells of
         except ParseError as exc:
             raise ProviderError("The provider's answer is not in its format.", kind="protocol") from exc
         raise ProviderError("The provider answered in one piece where a stream was asked for.", kind="protocol")

@@ -97,6 +97,9 @@ class DemoResponse:
             await asyncio.sleep(self._pause_s)
             yield block
 
+    def first_token_seen(self) -> None:
+        """There are no deadlines in-process."""
+
     def expect_end(self, within_s: float) -> None:
         """The blocks are all there."""
 

@@ -13,7 +13,7 @@ from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
 
 MAX_LIST_BYTES = 16 * 1024 * 1024
-LIST_DEADLINES = Deadlines(first_token=20.0, between_chunks=20.0, total=30.0)
+LIST_DEADLINES = Deadlines(first_byte=20.0, between_chunks=20.0, total=30.0)
 
 Stage = Literal["configuration", "connect", "credentials", "model", "answer"]
 
@@ -51,7 +51,7 @@ async def list_models(
         raise ProviderError(f"{endpoint.vendor.label} does not list its models.", kind="protocol", retryable=False)
     response = await endpoint.sender.send(request, deadlines)
     if response.status != 200:
-        raise await refusal_of(endpoint, response)
+        raise await refusal_of(endpoint.format_of("chat"), response)
     models = _read_list(await response.read(MAX_LIST_BYTES), layout)
     return sorted(models, key=lambda model: model.id)
 

@@ -54,6 +54,9 @@ class Response(Protocol):
     def blocks(self) -> AsyncIterator[bytes]:
         """The body as it arrives; a slow consumer slows the vendor. Raises ProviderError."""
 
+    def first_token_seen(self) -> None:
+        """A streamed answer has said something: its deadline for that is met. (A whole one has none.)"""
+
     def expect_end(self, within_s: float) -> None:
         """The answer is complete as its format goes: from now on wait at most ``within_s`` for more."""
 

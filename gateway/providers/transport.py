@@ -89,7 +89,7 @@ class Transport:
         started_at = loop.time()
         try:
             url = self._checked.get(request.url) or self._check(request.url)
-            async with asyncio.timeout_at(started_at + min(deadlines.first_token, deadlines.total)):
+            async with asyncio.timeout_at(started_at + min(deadlines.first_byte, deadlines.total)):
                 response = await self._session.request(
                     request.method,
                     url,
@@ -128,6 +128,7 @@ class SocketResponse:
         "_loop",
         "_response",
         "_timer",
+        "_token_at",
         "_total_at",
         "_waiting_since",
         "status",
@@ -145,7 +146,8 @@ class SocketResponse:
         self._headers: Mapping[str, str] | None = None
         self._loop = loop
         self._between_s = deadlines.between_chunks
-        self._first_at: float | None = started_at + deadlines.first_token
+        self._first_at: float | None = started_at + deadlines.first_byte
+        self._token_at: float | None = started_at + deadlines.first_token
         self._total_at = started_at + deadlines.total
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -161,6 +163,7 @@ class SocketResponse:
         """The whole body. Raises ProviderError (``protocol`` when it is longer than ``limit`` bytes)."""
         blocks: list[bytes] = []
         size = 0
+        self._token_at = None
         async for block in self:
             blocks.append(block)
             size += len(block)
@@ -200,6 +203,10 @@ class SocketResponse:
             self._reset_timer()
         return block
 
+    def first_token_seen(self) -> None:
+        """A streamed answer has said something: its deadline for that is met."""
+        self._token_at = None
+
     def expect_end(self, within_s: float) -> None:
         """The answer is complete as its format goes: from now on wait at most ``within_s`` for more."""
         self._between_s = min(self._between_s, within_s)
@@ -226,9 +233,10 @@ class SocketResponse:
 
     def _due_at(self, now: float) -> float:
         if self._first_at is not None:
-            return min(self._total_at, self._first_at)
+            return min(self._total_at, self._first_at, self._token_at or self._total_at)
         # Between chunks only a wait counts: a consumer may take its time with what has arrived.
-        return min(self._total_at, (self._waiting_since or now) + self._between_s)
+        due = min(self._total_at, (self._waiting_since or now) + self._between_s)
+        return due if self._token_at is None else min(due, self._token_at)
 
     def _on_timer(self) -> None:
         self._timer = None

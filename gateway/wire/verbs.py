@@ -60,6 +60,8 @@ class StreamParser(Protocol):
     def parse_end(self) -> list[Chunk]:
         """What the vendor's closing of the connection completes."""
 
+    skipped: int  # malformed events that were left out so far
+
     @property
     def complete(self) -> bool:
         """True once the vendor has said that the answer is finished (a finish reason, an end marker)."""

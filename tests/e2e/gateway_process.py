@@ -92,7 +92,7 @@ class GatewayProcess:
         log = (self._folder / "server.log").open("ab")
         command = [
             sys.executable, "-m", "uvicorn", "gateway.asgi:application", "--host", "127.0.0.1", "--port", str(self.port),
-            "--loop", "uvloop", "--http", "httptools", "--lifespan", "on", "--no-proxy-headers", "--no-access-log",
+            "--loop", "uvloop", "--http", "gateway.connections:CallerConnection", "--lifespan", "on", "--no-proxy-headers", "--no-access-log",
             "--log-level", "warning", "--timeout-graceful-shutdown", "5",
         ]  # fmt: skip
         self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)

@@ -117,7 +117,20 @@ def test_other_methods_and_paths_are_refused_in_the_dialect(gateway: GatewayProc
 # ----------------------------------------------------------------- vendors that fail
 
 
-@pytest.mark.parametrize("model", ["dead", "quiet", "broken"])
+def test_a_500_is_asked_again_once_and_then_the_fallback(client: openai.OpenAI, gateway: GatewayProcess) -> None:
+    for answer in (whole(client, "broken"), streamed(client, "broken")):
+        metadata = metadata_of(answer)
+        assert (metadata["model"], metadata["fallback_used"]) == ("backup", True)
+        assert [tried["outcome"] for tried in metadata["attempts"]] == ["failed", "failed", "settled"]
+        lines = gateway.line_of(metadata["request_id"])
+        assert [(line["model"], line["purpose"], line["state"]) for line in lines] == [
+            ("broken", "serve", "failed"),
+            ("broken", "retry", "failed"),
+            ("backup", "fallback", "settled"),
+        ]
+
+
+@pytest.mark.parametrize("model", ["dead", "quiet"])
 def test_a_fallback_answers_when_its_model_fails(client: openai.OpenAI, gateway: GatewayProcess, model: str) -> None:
     for answer in (whole(client, model), streamed(client, model)):
         metadata = metadata_of(answer)

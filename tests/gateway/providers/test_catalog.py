@@ -27,8 +27,8 @@ def test_a_row_is_consistent(kind: str) -> None:
     row = catalog.get(kind)
     assert row.kind == kind
     assert row.label
-    assert row.format in VENDOR_FORMATS
-    assert row.format == VENDOR_FORMATS[row.format].DIALECT
+    assert row.format in VENDOR_FORMATS["chat"]
+    assert row.format == VENDOR_FORMATS["chat"][row.format].DIALECT
     if row.key_required:
         assert row.auth is not None
         assert row.key_env

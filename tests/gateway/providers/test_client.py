@@ -435,5 +435,5 @@ async def test_an_empty_base_url_means_the_vendors_own(client: VendorClient) -> 
 async def test_secrets_do_not_show_in_representations(client: VendorClient) -> None:
     target = target_at(Vendor(1))
     endpoint = client.endpoint(target.kind, target.base_url, target.secret)
-    outbound = endpoint.chat_request("/chat/completions", "m", b"{}", {})
+    outbound = endpoint.outbound("chat", "/chat/completions", "m", b"{}", {})
     assert SECRET not in repr(target) + repr(endpoint) + repr(outbound)

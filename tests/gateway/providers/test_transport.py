@@ -425,10 +425,10 @@ async def test_the_connect_deadline_ends_a_connection_that_is_never_accepted(tra
             client.close()
 
 
-async def test_the_first_token_deadline_ends_a_call_without_headers(transport: Transport) -> None:
+async def test_the_first_byte_deadline_ends_a_call_without_headers(transport: Transport) -> None:
     async with vendor_server(silence) as vendor:
         started = time.monotonic()
-        assert (await error_of(transport.send(request(vendor), Deadlines(first_token=0.2)))).kind == "timeout"
+        assert (await error_of(transport.send(request(vendor), Deadlines(first_byte=0.2)))).kind == "timeout"
         assert 0.15 < time.monotonic() - started < 0.7
 
 
@@ -443,6 +443,45 @@ async def test_the_first_token_deadline_counts_on_after_the_headers(transport: T
         response = await transport.send(request(vendor), Deadlines(first_token=0.4))
         assert (await error_of(anext(response.blocks()))).kind == "timeout"
         assert 0.35 < time.monotonic() - started < 0.9
+
+
+async def chatter(call: Call) -> None:
+    """Bytes all the time, and nothing said."""
+    await call.start_stream()
+    for _ in range(30):
+        await call.chunk(b": ping\n\n")
+        await asyncio.sleep(0.05)
+    await call.end_stream()
+
+
+async def test_comments_do_not_meet_the_first_token_deadline(transport: Transport) -> None:
+    async with vendor_server(chatter) as vendor:
+        started = time.monotonic()
+        response = await transport.send(request(vendor), Deadlines(first_token=0.4))
+
+        async def read_all() -> None:
+            async for _ in response.blocks():
+                pass
+
+        assert (await error_of(read_all())).kind == "timeout"
+        assert 0.35 < time.monotonic() - started < 1.4
+
+
+async def test_after_the_first_token_only_the_time_between_chunks_counts(transport: Transport) -> None:
+    async with vendor_server(chatter) as vendor:
+        response = await transport.send(request(vendor), Deadlines(first_token=0.4))
+        blocks = response.blocks()
+        received = len(await anext(blocks))
+        response.first_token_seen()
+        async for block in blocks:
+            received += len(block)
+        assert received == 30 * len(b": ping\n\n")
+
+
+async def test_a_whole_answer_has_no_first_token(transport: Transport) -> None:
+    async with vendor_server(chatter) as vendor:
+        response = await transport.send(request(vendor), Deadlines(first_token=0.4))
+        assert len(await response.read(1000)) == 30 * len(b": ping\n\n")
 
 
 async def test_the_deadline_between_chunks_ends_a_stalled_stream_and_hangs_up(transport: Transport) -> None:

@@ -1,0 +1,229 @@
+"""One call of one vendor, from admission to settlement, and the request it belongs to."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import uuid_utils
+
+from billing.ledger import Admission, Ledger, NewAttempt, NewSettlement
+from billing.pricing import Price, estimate_tokens
+from gateway.errors import GatewayError, GatewayTimeout, ProviderError
+from gateway.providers.outbound import Deadlines
+from gateway.providers.target import Target
+from gateway.wire.types import Request, Usage
+
+Purpose = Literal["serve", "retry", "fallback", "hedge", "rescue"]
+
+NOTHING_USED = Usage()
+UNKNOWN_USE = Usage(source="estimated")  # of a vendor that went silent nobody can be sure
+
+
+class StalePolicy(Exception):
+    """The tenant's policy changed since it was loaded; nothing was admitted, nothing was sent."""
+
+
+@dataclass(slots=True)
+class PassedOver:
+    """A target that was not asked, and for how many seconds it should be left alone."""
+
+    target: Target
+    why: Literal["circuit_open", "rate_limited"]
+    for_s: float
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way to a vendor: who asks (for the ledger), what, and the targets in order.
+
+    ``timeout_s`` is the caller's own limit for all of it, in seconds from ``started`` (``time.perf_counter()``);
+    ``attempts`` and ``passed_over`` fill up as targets are tried, and ``untried`` empties.
+    """
+
+    request: Request
+    request_id: str
+    tenant_id: str
+    policy_epoch: int
+    project_id: str
+    token_id: str
+    targets: Sequence[Target]
+    timeout_s: float | None = None
+    hedging: bool = False
+    started: float = field(default_factory=time.perf_counter)
+    attempts: "list[OpenAttempt]" = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+    served: "OpenAttempt | None" = None
+    untried: deque[Target] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.untried = deque(self.targets)
+
+    @property
+    def fallback_used(self) -> bool:
+        """Whether another target than the first answers."""
+        return self.served is not None and self.served.target is not self.targets[0]
+
+    def input_estimate(self) -> int:
+        """Tokens of the prompt, for what no vendor has counted."""
+        return estimate_tokens(self.request.input_chars)
+
+    def deadlines(self, target: Target) -> Deadlines:
+        """What is left for one more call, by the target's limits and the caller's. Raises GatewayTimeout."""
+        limits = target.deadlines
+        total = limits.total
+        if self.timeout_s is not None:
+            total = min(total, self.started + self.timeout_s - time.perf_counter())
+            if total <= 0:
+                raise GatewayTimeout("No provider answered within the time you allowed.")
+        first_byte = min(limits.first_byte, limits.first_token) if self.request.stream else limits.first_byte
+        if total == limits.total and first_byte == limits.first_byte:
+            return limits
+        return Deadlines(
+            connect=min(limits.connect, total),
+            first_byte=min(first_byte, total),
+            first_token=min(limits.first_token, total),
+            between_chunks=min(limits.between_chunks, total),
+            total=total,
+        )
+
+    def described_attempts(self) -> list[dict[str, Any]]:
+        """What may be shown of the attempts, and of the targets that were passed over."""
+        told = [attempt.describe() for attempt in self.attempts]
+        told += [
+            {"provider": passed.target.provider_name, "model": passed.target.model_name, "outcome": passed.why}
+            for passed in self.passed_over
+        ]
+        return told
+
+
+class OpenAttempt:
+    """One call of one vendor. Settles once; later calls change nothing.
+
+    Raises GatewayTimeout when the caller's own time is over before it begins.
+    """
+
+    __slots__ = (
+        "_job",
+        "_ledger",
+        "cost_pico",
+        "deadlines",
+        "error",
+        "first_token_at",
+        "id",
+        "outcome",
+        "purpose",
+        "started",
+        "target",
+        "usage",
+        "vendor_s",
+    )
+
+    def __init__(self, job: Job, target: Target, ledger: Ledger, purpose: Purpose) -> None:
+        self._job, self._ledger, self.target, self.purpose = job, ledger, target, purpose
+        self.deadlines = job.deadlines(target)
+        self.id = str(uuid_utils.uuid7())
+        self.started = time.perf_counter()
+        self.vendor_s = 0.0
+        self.first_token_at: float | None = None
+        self.outcome: str | None = None
+        self.error: GatewayError | None = None
+        self.cost_pico: int | None = None
+        self.usage = NOTHING_USED
+
+    async def admit(self) -> None:
+        """Commit the row. Raises StalePolicy or LedgerUnavailable; then nothing may be sent."""
+        job, target = self._job, self.target
+        price = target.price
+        admission = await self._ledger.admit(
+            NewAttempt(
+                id=self.id,
+                request_id=job.request_id,
+                tenant_id=job.tenant_id,
+                policy_epoch=job.policy_epoch,
+                project_id=job.project_id,
+                token_id=job.token_id,
+                end_user=job.request.end_user or "",
+                tags=job.request.extensions.tags,
+                purpose=self.purpose,
+                provider_id=target.provider_id,
+                provider_key_id=target.provider_key_id,
+                model_id=target.model_id,
+                vendor_model=target.vendor_model,
+                price_version_id=price.version_id if isinstance(price, Price) else None,
+                held_pico=None,
+                started_at=time.time(),
+            )
+        )
+        if admission is Admission.STALE_POLICY:
+            raise StalePolicy
+        job.attempts.append(self)
+        self.started = time.perf_counter()
+
+    def settle(self, outcome: str, usage: Usage, error: GatewayError | None = None) -> None:
+        if self.outcome is not None:
+            return
+        self.outcome, self.error, self.usage = outcome, error, usage
+        price = self.target.price if isinstance(self.target.price, Price) else None
+        self.cost_pico = price.cost(usage) if price else None
+        self._ledger.settle(
+            NewSettlement(
+                attempt_id=self.id,
+                tenant_id=self._job.tenant_id,
+                outcome=outcome,
+                usage=usage,
+                cost_pico=self.cost_pico,
+                price_version_id=price.version_id if price else None,
+                status_code=_vendor_status(error),
+                error_code=_error_code(error),
+                first_token_at=self.first_token_at,
+                ended_at=time.time(),
+            )
+        )
+
+    def unseen_usage(self) -> Usage:
+        """The prompt was sent and nothing came back before the caller left."""
+        return Usage(input=self._job.input_estimate(), source="estimated")
+
+    def describe(self) -> dict[str, Any]:
+        """What may be shown of it in the metadata and in errors."""
+        told: dict[str, Any] = {
+            "provider": self.target.provider_name,
+            "model": self.target.model_name,
+            "purpose": self.purpose,
+            "outcome": self.outcome or "serving",
+        }
+        if self.error is not None:
+            told["error"] = _error_code(self.error)
+            if (status := _vendor_status(self.error)) is not None:
+                told["status"] = status
+        return told
+
+
+def failed_usage(error: GatewayError) -> Usage:
+    """A vendor that answered with a refusal bills nothing."""
+    return UNKNOWN_USE if isinstance(error, ProviderError) and not error.vendor_status else NOTHING_USED
+
+
+def completed_by_estimate(seen: Usage, input_tokens: int, generated: int) -> Usage:
+    """What a vendor said of a stream that it never finished counting, made good by what was seen of it."""
+    return msgspec.structs.replace(
+        seen,
+        input=seen.input if seen.total_input else input_tokens,
+        output=max(seen.output, generated - seen.reasoning),
+        source="estimated",
+    )
+
+
+def _vendor_status(error: GatewayError | None) -> int | None:
+    if error is None:
+        return 200
+    return error.vendor_status if isinstance(error, ProviderError) else error.status
+
+
+def _error_code(error: GatewayError | None) -> str:
+    if error is None:
+        return ""
+    return f"provider_{error.kind}" if isinstance(error, ProviderError) else error.code
