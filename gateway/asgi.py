@@ -15,7 +15,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - after
 from django.urls import path, re_path  # noqa: E402
 
 from gateway import runtime  # noqa: E402
-from gateway.consumers import ChatCompletions  # noqa: E402
+from gateway.consumers import FORWARDED  # noqa: E402
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -47,7 +47,7 @@ application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
-                path("v1/chat/completions", ChatCompletions.as_asgi()),  # type: ignore[arg-type] # an ASGI application
+                *(path(route, consumer.as_asgi()) for route, consumer in FORWARDED.items()),  # type: ignore[arg-type] # ASGI
                 re_path(r"", django_application),  # type: ignore[arg-type]
             ]
         ),

@@ -6,7 +6,7 @@ our own: it collects the body within limits, runs the pipeline, and cancels it w
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import uuid_utils
@@ -15,7 +15,8 @@ from django.conf import settings
 from gateway import runtime
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge
 from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
-from gateway.wire import openai_chat
+from gateway.wire import anthropic_messages, openai_chat
+from gateway.wire.anthropic_messages import count_tokens
 from gateway.wire.sse import COMMENT
 from gateway.wire.verbs import CallerFormat
 from tenants.network import client_address
@@ -205,3 +206,18 @@ class Silence:
 
 class ChatCompletions(ProxyConsumer):
     caller = openai_chat
+
+
+class Messages(ProxyConsumer):
+    caller = anthropic_messages
+
+
+class CountTokens(ProxyConsumer):
+    caller = count_tokens
+
+
+FORWARDED: Mapping[str, type[ProxyConsumer]] = {
+    "v1/chat/completions": ChatCompletions,
+    "v1/messages": Messages,
+    "v1/messages/count_tokens": CountTokens,
+}

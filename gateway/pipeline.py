@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from msgspec import Raw
 
-from billing.pricing import to_usd
+from billing.pricing import estimate_tokens, to_usd
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
+from gateway.providers.client import offers
 from gateway.request_log import RequestLogRow, RequestLogWriter
 from gateway.wire.types import Chunk, Request
 from gateway.wire.verbs import CallerFormat, StreamRenderer
@@ -162,6 +163,8 @@ class Pipeline:
                 request = call.request = call.caller.parse_request(call.body, call.headers)
             call.outcome = Outcome(policy, token, request)
             model = policy.resolve(request.model, token)
+            if request.operation == "count_tokens" and not _counts_tokens(model):
+                return self._estimated_count(call, request)
             job = self._job(call, policy, token, request, model)
             call.outcome.job = job
             try:
@@ -228,6 +231,12 @@ class Pipeline:
             headers.append((b"x-gateway-cost-usd", _plain(served.cost_pico).encode()))
         self._log(call)
         return WholeAnswer(headers, body)
+
+    def _estimated_count(self, call: Call, request: Request) -> WholeAnswer:
+        """The size of a prompt whose vendor counts none beforehand."""
+        body = b'{"input_tokens":%d}' % estimate_tokens(request.input_chars)
+        self._log(call)
+        return WholeAnswer([JSON, *call.answer_headers, NOT_FROM_CACHE, (b"x-gateway-estimated", b"true")], body)
 
     # ------------------------------------------------------------------ streams
 
@@ -381,6 +390,10 @@ class Pipeline:
                 client_ip=call.client_ip,
             )
         )
+
+
+def _counts_tokens(model: ModelFacts) -> bool:
+    return model.target is not None and offers(model.target.kind, "count_tokens")
 
 
 def _limit_headers(verdict: Verdict) -> Iterable[tuple[bytes, bytes]]:

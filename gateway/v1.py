@@ -11,7 +11,7 @@ from ninja import NinjaAPI
 from gateway import runtime
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, ModelNotFound, NotFound
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
-from gateway.wire import openai_chat
+from gateway.wire import anthropic_messages, openai_chat
 from tenants.network import client_address
 from tenants.tokens import bearer_from
 
@@ -38,8 +38,9 @@ api = NinjaAPI(docs_url=None, openapi_url=None, urls_namespace="v1", auth=authen
 @api.exception_handler(GatewayError)
 def render(request: HttpRequest, error: GatewayError) -> HttpResponse:
     request_id = str(uuid_utils.uuid7())
+    dialect = anthropic_messages if ANTHROPIC_HEADER in request.headers else openai_chat
     response = HttpResponse(
-        openai_chat.render_error(error, request_id), status=error.status, content_type="application/json"
+        dialect.render_error(error, request_id), status=error.status, content_type="application/json"
     )
     response["x-request-id"] = request_id
     if error.retry_after_s is not None:

@@ -16,6 +16,7 @@ from gateway.providers.demo import DemoTransport
 from gateway.providers.outbound import Deadlines, OutboundRequest, Response, Sender
 from gateway.providers.target import Target
 from gateway.wire import anthropic_messages, gemini, ollama, openai_chat
+from gateway.wire.anthropic_messages import count_tokens
 from gateway.wire.types import Chunk, Completion, Conversation, Operation, ParseError, Request
 from gateway.wire.verbs import CallerFormat, StreamParser, VendorFormat
 
@@ -34,8 +35,12 @@ VENDOR_FORMATS: Mapping[Operation, Mapping[str, VendorFormat]] = {
         "gemini": gemini,
         "ollama": ollama,
     },
+    "count_tokens": {"anthropic_messages": count_tokens},
 }
-CALLER_FORMATS: Mapping[str, CallerFormat] = {openai_chat.DIALECT: openai_chat}
+CALLER_FORMATS: Mapping[str, CallerFormat] = {
+    openai_chat.DIALECT: openai_chat,
+    anthropic_messages.DIALECT: anthropic_messages,
+}
 
 BINARY_ANSWERS: frozenset[Operation] = frozenset({"speech", "transcription", "translation"})  # not always JSON
 
@@ -251,6 +256,11 @@ class VendorStream:
         if parser.complete and not was_complete:
             self._response.expect_end(CLOSING_S)
         return chunks
+
+
+def offers(kind: str, operation: Operation) -> bool:
+    """Whether a vendor of this catalogue row can be asked for ``operation``."""
+    return catalog.get(kind).format in VENDOR_FORMATS[operation]
 
 
 def conversation_of(request: Request) -> Conversation:

@@ -193,6 +193,7 @@ class Request(Struct):
     the JSON that holds it): the base of the token estimate used before a vendor reports usage.
     ``affinity`` names what keeps a conversation with the deployment that holds its prompt cache or can read its
     encrypted reasoning (None: any will do); a session id the caller gives goes before it.
+    ``vendor_headers`` are the caller's that belong to its dialect and go on to vendors of the same one.
     ``upload`` is a body that is not JSON (a form with a file), with its content type; ``fields`` are then the
     form's text fields as JSON strings.
     """
@@ -211,6 +212,7 @@ class Request(Struct):
     operation: Operation = "chat"
     affinity: str | None = None
     upload: "Upload | None" = None
+    vendor_headers: Mapping[str, str] = {}
     _conversation: Conversation | None = None
 
 
@@ -276,14 +278,22 @@ class ToolCallDelta(Struct, frozen=True):
     arguments: str = ""
 
 
+class OpenBlock(Struct, frozen=True):
+    """The content block a passed-through stream is in the middle of, in dialects that number them."""
+
+    index: int
+    kind: str
+
+
 class Chunk(Struct):
     """A piece of a streamed answer.
 
-    ``wire`` holds the vendor's own bytes (whole SSE events) when the caller speaks the same format: they
-    go out untouched; what they say stands in the other fields all the same, as a rescue has to know it. ``output_chars`` counts the characters generated in it either way, ``output_pieces`` the
-    deltas they came in where several were gathered (0: it is one; most vendors send one token in each), so
-    that a stream that is cut can still be accounted for. ``final`` marks the chunk that carries the finish
-    reason and is held back until usage is known.
+    ``wire`` holds the vendor's own bytes (whole SSE events) when the caller speaks the same format: they go out
+    untouched; what they say stands in the other fields all the same, as a rescue has to know it, and ``block`` is
+    where they leave off. ``output_chars`` counts the characters generated in it either way, ``output_pieces`` the
+    deltas they came in where several were gathered (0: it is one; most vendors send one token in each), so that a
+    stream that is cut can still be accounted for. ``final`` marks the chunk that carries the finish reason and is
+    held back until usage is known.
     """
 
     index: int = 0
@@ -301,6 +311,7 @@ class Chunk(Struct):
     wire: bytes | None = None
     output_chars: int = 0
     output_pieces: int = 0
+    block: OpenBlock | None = None
 
     @property
     def final(self) -> bool:

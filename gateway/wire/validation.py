@@ -6,6 +6,11 @@ from typing import TypeVar
 import msgspec
 
 from gateway.errors import InvalidRequest
+from gateway.wire.types import MalformedJson, decode_fields
+
+DEFAULT_MODEL = "auto"
+MAX_MODEL_CHARS = 256
+MAX_OUTPUT_TOKENS = 10_000_000  # far above any model: what is larger is a mistake, and would upset sums
 
 T = TypeVar("T")
 
@@ -22,6 +27,21 @@ def decode_or_refuse(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _invalid(str(exc), param) from None
+
+
+def body_fields(body: bytes) -> dict[str, msgspec.Raw]:
+    """Top-level fields of a caller's body. Raises InvalidRequest."""
+    try:
+        return decode_fields(body)
+    except MalformedJson as exc:
+        raise InvalidRequest(str(exc)) from None
+
+
+def model_or_default(model: str | None) -> str:
+    """The model a caller names; none at all leaves it to the router. Raises InvalidRequest."""
+    if model and len(model) > MAX_MODEL_CHARS:
+        raise InvalidRequest(f"'model' is longer than {MAX_MODEL_CHARS} characters.", param="model")
+    return model or DEFAULT_MODEL
 
 
 def _invalid(message: str, param: str) -> InvalidRequest:

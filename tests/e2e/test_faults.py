@@ -21,7 +21,21 @@ FAULTS = {
 }
 
 # What a vendor does before it has said anything: the caller notices nothing, streamed or not.
-BEFORE = ("reset", "429", "429s2", "429date", "500", "503", "401", "404", "silent", "headers-silent", "slowfirst30", "wrongtype", "empty")
+BEFORE = (
+    "reset",
+    "429",
+    "429s2",
+    "429date",
+    "500",
+    "503",
+    "401",
+    "404",
+    "silent",
+    "headers-silent",
+    "slowfirst30",
+    "wrongtype",
+    "empty",
+)
 # And after it has begun: a stream has to be completed by the fallback, a whole answer comes from it.
 MIDWAY = ("stall20", "cut40fin", "cut40rst", "errevent20", "giant")
 
@@ -31,13 +45,19 @@ def declaration(url: str) -> str:
     limits = "deadlines: {connect: 1, first_token: 2, between_chunks: 2, total: 20}"
     for name, (kind, path) in FAULTS.items():
         lines.append(f'      - {{name: {name}, kind: {kind}, base_url: "{url}{path}", api_key: "sk-{name}", {limits}}}')
-        lines.append(f'      - {{name: {name}-2, kind: {kind}, base_url: "{url}{path}", api_key: "sk-{name}-2", {limits}}}')
-    lines.append(f'      - {{name: gone, kind: openai-compatible, base_url: "http://127.0.0.1:9/v1", api_key: "sk-g", {limits}}}')
+        lines.append(
+            f'      - {{name: {name}-2, kind: {kind}, base_url: "{url}{path}", api_key: "sk-{name}-2", {limits}}}'
+        )
+    lines.append(
+        f'      - {{name: gone, kind: openai-compatible, base_url: "http://127.0.0.1:9/v1", api_key: "sk-g", {limits}}}'
+    )
     price = "price: {input: 1, output: 2}"
     lines.append("    models:")
     for name in FAULTS:
         lines.append(f"      - {{name: {name}-backup, provider: {name}-2, vendor_model: b-tok60, {price}}}")
-        lines.append(f"      - {{name: {name}-prefill, provider: {name}-2, vendor_model: p-tok60, {price}, capabilities: [prefill]}}")
+        lines.append(
+            f"      - {{name: {name}-prefill, provider: {name}-2, vendor_model: p-tok60, {price}, capabilities: [prefill]}}"
+        )
         for fault in (*BEFORE, *MIDWAY, "badevent10", "nodone", "nousage", "usageall"):
             lines.append(
                 f"      - {{name: {name}-{fault}, provider: {name}, vendor_model: x-{fault}-tok60, {price}, "
@@ -48,12 +68,16 @@ def declaration(url: str) -> str:
                 f"      - {{name: {name}-to-{other}, provider: {name}, vendor_model: y-cut40rst-tok60, {price}, "
                 f"fallbacks: [{other}-backup]}}"
             )
-    lines.append(f"      - {{name: refused, provider: gone, vendor_model: x-tok60, {price}, fallbacks: [openai-backup]}}")
+    lines.append(
+        f"      - {{name: refused, provider: gone, vendor_model: x-tok60, {price}, fallbacks: [openai-backup]}}"
+    )
     lines.append(
         f"      - {{name: differs, provider: openai, vendor_model: z-cut40rst-tok60, {price}, fallbacks: [shorter, openai-backup]}}"
     )
     lines.append(f"      - {{name: shorter, provider: openai-2, vendor_model: s-tok5, {price}}}")
-    lines.append(f"      - {{name: hopeless, provider: openai, vendor_model: h-cut40rst-tok60, {price}, fallbacks: [shorter]}}")
+    lines.append(
+        f"      - {{name: hopeless, provider: openai, vendor_model: h-cut40rst-tok60, {price}, fallbacks: [shorter]}}"
+    )
     lines.append(f"      - {{name: alone, provider: openai, vendor_model: a-cut40rst-tok60, {price}}}")
     lines.append(
         f"      - {{name: tooling, provider: openai, vendor_model: t-tool-errevent2, {price}, fallbacks: [openai-backup]}}"

@@ -8,6 +8,7 @@ import pytest
 from django.core.management import get_commands
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from gateway.consumers import FORWARDED
 from tests.e2e.gateway_process import GatewayProcess
 
 OPEN = {
@@ -53,7 +54,7 @@ def test_whoever_is_not_known_is_asked_for_credentials(gateway: GatewayProcess, 
         assert answer.headers["location"].startswith("/admin/login/")
 
 
-@pytest.mark.parametrize("path", ["v1/chat/completions"])
+@pytest.mark.parametrize("path", FORWARDED)
 def test_forwarded_paths_ask_for_a_key(gateway: GatewayProcess, path: str) -> None:
     assert httpx.post(f"{gateway.url}/{path}", json={}).status_code == 401
 

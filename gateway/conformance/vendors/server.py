@@ -21,13 +21,14 @@ from itertools import count
 from gateway.conformance.vendors.answers import Answer, Prompt, plan
 from gateway.conformance.vendors.anthropic import Anthropic
 from gateway.conformance.vendors.behaviours import Behaviour, check_words, parse_behaviour
-from gateway.conformance.vendors.formats import JSON, Format, Refusal, dump
+from gateway.conformance.vendors.formats import JSON, Format, Refusal, check, dump
 from gateway.conformance.vendors.gemini import PATH as GEMINI_PATH
 from gateway.conformance.vendors.gemini import Gemini
 from gateway.conformance.vendors.http import Connection, HttpRequest
 from gateway.conformance.vendors.log import LoggedCall
 from gateway.conformance.vendors.ollama import Ollama
 from gateway.conformance.vendors.openai import OpenAI
+from gateway.conformance.vendors.operations import OPERATIONS, Operation, model_named
 
 MODELS = ("small-tok8", "large-tok8", "reasoner-tok8-think12", "caller-tool", "cheap-tok8-cached25")
 
@@ -119,6 +120,9 @@ class Vendors:
             vendor.authenticate(call.key, self.keys)
             self._list_models(vendor, request.path, call, connection)
             return
+        if (operation := OPERATIONS.get(request.path)) is not None:
+            self._operate(operation, vendor, request, call, connection)
+            return
         body = call.body if isinstance(call.body, dict) else {}
         call.model, call.stream = vendor.model_of(request, body), vendor.streams(request, body)
         behaviour = self._next_behaviour(call)
@@ -143,6 +147,20 @@ class Vendors:
         answer = plan(prompt, behaviour, vendor.reports_cache, vendor.reports_cache_writes)
         vendor.adapt(answer)
         await _Delivery(vendor, prompt, answer, behaviour, call, connection).run()
+
+    def _operate(
+        self, operation: Operation, vendor: Format, request: HttpRequest, call: LoggedCall, connection: Connection
+    ) -> None:
+        """Whatever is no conversation; of the behaviours it knows the refusals."""
+        vendor.authenticate(call.key, self.keys)
+        body = call.body if isinstance(call.body, dict) else {}
+        call.model = model_named(request, body)
+        check(call.model, "you must provide a model parameter", param="model")
+        if (behaviour := self._next_behaviour(call)).status is not None:
+            raise _refusal_of(vendor, behaviour, call)
+        content_type, answer, call.metered = operation(request, body)
+        call.stream, call.status, call.outcome = content_type == "text/event-stream", 200, "answered"
+        connection.respond(200, {"content-type": content_type, **vendor.headers(str(call.number))}, answer)
 
     def _next_behaviour(self, call: LoggedCall) -> Behaviour:
         """The model name's behaviour, overridden by the next scripted one."""
@@ -319,6 +337,8 @@ async def serve(vendors: Vendors, host: str, port: int, ready: Callable[[int], N
 
 def _vendor_of(request: HttpRequest) -> Format | None:
     if request.method == "POST":
+        if request.path in OPERATIONS:
+            return _ANTHROPIC if request.path.startswith("/v1/messages") else _OPENAI
         return _GEMINI if GEMINI_PATH.fullmatch(request.path) else _CHATS.get(request.path)
     found = _LISTS.fullmatch(request.path) if request.method == "GET" else None
     if found is None:

@@ -24,7 +24,6 @@ from gateway.wire.types import (
     ToolCallDelta,
     Usage,
 )
-from gateway.wire.verbs import StreamParser
 
 _FINISH: dict[str | None, FinishReason] = {
     "max_tokens": "length",
@@ -107,7 +106,7 @@ class _Delta(Struct):
     stop_sequence: str | None = None
 
 
-class _StreamEvent(Struct):
+class StreamEvent(Struct):
     type: str = ""
     index: int = 0
     message: _Message | None = None
@@ -118,11 +117,14 @@ class _StreamEvent(Struct):
 
 
 _message_decoder = msgspec.json.Decoder(_Message)
-_event_decoder = msgspec.json.Decoder(_StreamEvent)
+_event_decoder = msgspec.json.Decoder(StreamEvent)
 
 
 def parse_completion(body: bytes, passthrough: bool) -> Completion:
-    """A whole answer, always translated. Raises ParseError, or ProviderError for an error in a 200."""
+    """A whole answer; with ``passthrough`` its body is kept.
+
+    Raises ParseError, or ProviderError for an error in a 200.
+    """
     try:
         message = _message_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -137,7 +139,8 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
         id=message.id,
         model=message.model,
         usage=_usage(message.usage),
-        choices=(Choice(parts, finish_reason, message.stop_sequence),),
+        choices=() if passthrough else (Choice(parts, finish_reason, message.stop_sequence),),
+        body=body if passthrough else None,
         finish_reason=finish_reason,
         output_chars=sum(map(generated_chars, parts)),
     )
@@ -186,11 +189,6 @@ def _usage(reported: _Usage | None) -> Usage | None:
 # --------------------------------------------------------------------------- streams
 
 
-def open_parser(passthrough: bool) -> StreamParser:
-    """A parser of the named events; ``passthrough`` makes no difference, every stream is translated."""
-    return MessageStream()
-
-
 class MessageStream(ChunkReader[Event]):
     """Reads one streamed message.
 
@@ -208,7 +206,11 @@ class MessageStream(ChunkReader[Event]):
         self._pieces = False
 
     def _read(self, frame: Event) -> list[Chunk]:
-        event = _event_decoder.decode(frame.data)
+        chunk = self.interpret(_event_decoder.decode(frame.data))
+        return [] if chunk is None else [chunk]
+
+    def interpret(self, event: StreamEvent) -> Chunk | None:
+        """What one event says, if anything. Raises ProviderError for an error event."""
         match event.type:
             case "content_block_delta":
                 chunk = self._delta(event.delta) if event.delta else None
@@ -226,7 +228,7 @@ class MessageStream(ChunkReader[Event]):
                 raise _failure(event.error or _Error(), kind="stream")
             case _:  # ping, and whatever the API adds
                 chunk = None
-        return [] if chunk is None else [chunk]
+        return chunk
 
     def _start(self, message: _Message) -> Chunk:
         if message.usage is not None:
@@ -270,7 +272,7 @@ class MessageStream(ChunkReader[Event]):
     def _arguments(self, piece: str) -> Chunk:
         return Chunk(tool_calls=(ToolCallDelta(self._open_call or 0, arguments=piece),), output_chars=len(piece))
 
-    def _end(self, event: _StreamEvent) -> Chunk | None:
+    def _end(self, event: StreamEvent) -> Chunk | None:
         if event.usage is not None:
             self._reported = self._reported.updated(event.usage)
         delta = event.delta or _Delta()

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.errors import UnsupportedContent
 from gateway.wire.anthropic_messages.generations import Generation, generation_of
 from gateway.wire.anthropic_messages.schemas import closed_schema, output_format
+from gateway.wire.anthropic_messages.shapes import DIALECT
 from gateway.wire.translation import (
     Block,
     accepted_knobs,
@@ -55,11 +57,13 @@ _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]")
 def render_request(
     request: Request, conversation: ConversationOf, vendor_model: str, profile: VendorProfile
 ) -> VendorRequest:
-    """``POST /v1/messages`` for a caller of any dialect.
+    """``POST /v1/messages`` for a caller of any dialect; one of this dialect has its fields passed on untouched.
 
     Raises InvalidRequest for ``n`` > 1 or tool arguments that are no JSON object, UnsupportedContent for
     audio, vendor file ids and image types the API does not take.
     """
+    if request.dialect == DIALECT:
+        return passed_on(request, PATH, vendor_model, profile)
     talk = conversation(request)
     one_choice_only(talk.sampling, "Anthropic")
     generation = generation_of(vendor_model)
@@ -88,6 +92,14 @@ def render_request(
     if output_config := {name: value for name, value in output_config.items() if value is not None}:
         body["output_config"] = output_config
     return VendorRequest(PATH, msgspec.json.encode(body), HEADERS, tuple(dropped))
+
+
+def passed_on(request: Request, path: str, vendor_model: str, profile: VendorProfile) -> VendorRequest:
+    """The caller's own fields, bytes and order, under the vendor's name of the model."""
+    fields = {name: value for name, value in request.fields.items() if name not in profile.unsupported}
+    dropped = tuple(name for name in request.fields if name in profile.unsupported)
+    fields["model"] = Raw(msgspec.json.encode(vendor_model))
+    return VendorRequest(path, msgspec.json.encode(fields), {**HEADERS, **request.vendor_headers}, dropped)
 
 
 def _turn_role(message: Message) -> str:

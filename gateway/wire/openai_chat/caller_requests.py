@@ -7,12 +7,9 @@ import msgspec
 from gateway.errors import InvalidRequest
 from gateway.wire.extensions import take_extensions
 from gateway.wire.openai_chat.shapes import DIALECT, MessageOutline, RequestOutline
-from gateway.wire.types import MalformedJson, Needs, Request, decode_fields
-from gateway.wire.validation import decode_or_refuse
+from gateway.wire.types import Needs, Request
+from gateway.wire.validation import MAX_OUTPUT_TOKENS, body_fields, decode_or_refuse, model_or_default
 
-DEFAULT_MODEL = "auto"
-MAX_MODEL_CHARS = 256
-MAX_OUTPUT_TOKENS = 10_000_000  # far above any model: what is larger is a mistake, and would upset sums
 MAX_CHOICES = 128
 
 _OUTLINE = msgspec.json.Decoder(RequestOutline)
@@ -24,15 +21,10 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> Request:
 
     ``input_chars`` counts text, tool calls and tool definitions; media are not in it.
     """
-    try:
-        fields = decode_fields(body)
-    except MalformedJson as exc:
-        raise InvalidRequest(str(exc)) from None
+    fields = body_fields(body)
     outline = decode_or_refuse(_OUTLINE, body)
     if not outline.messages:
         raise InvalidRequest("'messages' must hold at least one message.", param="messages")
-    if outline.model and len(outline.model) > MAX_MODEL_CHARS:
-        raise InvalidRequest(f"'model' is longer than {MAX_MODEL_CHARS} characters.", param="model")
     kinds, input_chars = _survey(outline.messages)
     has_tools = bool(outline.tools or outline.functions)
     if has_tools:
@@ -41,7 +33,7 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> Request:
     return Request(
         dialect=DIALECT,
         fields=fields,
-        model=outline.model or DEFAULT_MODEL,
+        model=model_or_default(outline.model),
         stream=bool(outline.stream),
         include_usage=bool(outline.stream and options is not None and options.include_usage),
         max_tokens=_max_tokens(outline),

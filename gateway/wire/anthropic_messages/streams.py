@@ -1,0 +1,152 @@
+"""A vendor's stream of named events, translated or passed through.
+
+Passed through, a block off the socket is looked at, not taken apart: its payloads are decoded in one call as an
+array, and events that say nothing but text become one chunk with their bytes.
+"""
+
+import msgspec
+
+from gateway.errors import ProviderError
+from gateway.wire.anthropic_messages.answers import MessageStream, StreamEvent
+from gateway.wire.sse import MAX_EVENT_BYTES, Framer
+from gateway.wire.types import Chunk, OpenBlock
+from gateway.wire.verbs import StreamParser
+
+_EVENT = msgspec.json.Decoder(StreamEvent)
+_EVENTS = msgspec.json.Decoder(list[StreamEvent])
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_DATA = b"\ndata: "
+_BOUNDARY = b"\n\n"
+_NO_BLOCK = ""
+
+
+def open_parser(passthrough: bool) -> StreamParser:
+    """The parser of one stream; with ``passthrough`` its chunks carry the vendor's own bytes."""
+    return PassedMessageStream() if passthrough else MessageStream()
+
+
+class PassedMessageStream:
+    """Reads one stream whose caller speaks the same dialect.
+
+    Consecutive events are one chunk up to the one with the stop reason, which is one of its own. The closing
+    ``message_stop`` is left out: whoever renders the end writes it. Malformed events are left out and counted; an
+    error event raises, after the chunks before it were handed out.
+    """
+
+    __slots__ = ("_block", "_failure", "_framer", "_messages", "skipped")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.skipped = 0
+        self._framer = Framer(max_event_bytes)
+        self._messages = MessageStream()
+        self._block: OpenBlock | None = None
+        self._failure: ProviderError | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self._messages.complete
+
+    def parse_chunk(self, data: bytes) -> list[Chunk]:
+        """Chunks completed by ``data``. Raises ProviderError for an error event, ParseError for a giant one."""
+        return self._read(self._framer.feed(data))
+
+    def parse_end(self) -> list[Chunk]:
+        """What the vendor's closing of the connection completes. Raises as :meth:`parse_chunk`."""
+        return self._read(self._framer.finish())
+
+    def _read(self, block: bytes) -> list[Chunk]:
+        if self._failure is not None:
+            raise self._failure
+        if not block:
+            return []
+        raws = block[:-2].split(_BOUNDARY)
+        events = self._decode(raws)
+        if (texts := _nothing_but_text(events)) is not None:
+            return [self._text_chunk(texts, block)]
+        chunks: list[Chunk] = []
+        for event, raw in zip(events, raws, strict=True):
+            if event is None:
+                continue
+            try:
+                chunk = self._messages.interpret(event)
+            except ProviderError as failure:
+                self._failure = failure
+                if not chunks:
+                    raise
+                break
+            if event.type != "message_stop":
+                self._add(chunks, chunk or Chunk(), event, raw + _BOUNDARY)
+        return chunks
+
+    def _decode(self, raws: list[bytes]) -> list[StreamEvent | None]:
+        """The events' payloads; None for one that is left out."""
+        payloads = [raw[raw.find(_DATA) + 7 :] if _DATA in raw else b"" for raw in raws]
+        try:
+            events = _EVENTS.decode(b"[%b]" % b",".join(payloads))
+            if len(events) == len(payloads):
+                return list(events)
+        except _MALFORMED:
+            pass
+        return [self._decode_one(raw) for raw in raws]
+
+    def _decode_one(self, raw: bytes) -> StreamEvent | None:
+        """One event the slow way: whatever lines it is made of. A comment says nothing and is passed on."""
+        lines = [line.partition(b":") for line in raw.split(b"\n")]
+        data = b"\n".join(value.removeprefix(b" ") for name, _, value in lines if name == b"data")
+        if not data:
+            return StreamEvent()
+        try:
+            return _EVENT.decode(data)
+        except _MALFORMED:
+            self.skipped += 1
+            return None
+
+    def _text_chunk(self, texts: list[str], block: bytes) -> Chunk:
+        text = "".join(texts)
+        return Chunk(
+            text=text,
+            wire=block,
+            output_chars=len(text),
+            output_pieces=len(texts) if len(texts) > 1 else 0,
+        )
+
+    def _add(self, chunks: list[Chunk], chunk: Chunk, event: StreamEvent, wire: bytes) -> None:
+        """One more event: joined to the chunk before it unless one of them ends the answer."""
+        if event.type == "content_block_start" and event.content_block is not None:
+            self._block = OpenBlock(event.index, event.content_block.type)
+        elif event.type == "content_block_stop":
+            self._block = OpenBlock(event.index, _NO_BLOCK)
+        chunk.wire, chunk.block = wire, self._block
+        last = chunks[-1] if chunks else None
+        if last is None or last.final or chunk.final:
+            chunks.append(chunk)
+        else:
+            _join(last, chunk)
+
+
+def _nothing_but_text(events: list[StreamEvent | None]) -> list[str] | None:
+    """The texts of ``events`` that go on with a text and say no more; None if any says anything else."""
+    texts: list[str] = []
+    for event in events:
+        if event is None or event.type != "content_block_delta":
+            return None
+        delta = event.delta
+        if delta is None or not delta.text:
+            return None
+        texts.append(delta.text)
+    return texts
+
+
+def _join(one: Chunk, next_: Chunk) -> None:
+    pieces = (one.output_pieces or (one.output_chars > 0)) + (next_.output_chars > 0)
+    one.text += next_.text
+    one.thinking += next_.thinking
+    one.signature = next_.signature or one.signature
+    one.redacted_thinking = next_.redacted_thinking or one.redacted_thinking
+    one.tool_calls += next_.tool_calls
+    one.usage = next_.usage or one.usage
+    one.id, one.model = one.id or next_.id, one.model or next_.model
+    one.output_chars += next_.output_chars
+    one.output_pieces = pieces if pieces > 1 else 0
+    one.wire = (one.wire or b"") + (next_.wire or b"")
+    one.block = next_.block
