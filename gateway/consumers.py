@@ -15,7 +15,7 @@ from django.conf import settings
 from gateway import runtime
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge
 from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
-from gateway.wire import anthropic_messages, openai_chat
+from gateway.wire import anthropic_messages, openai_chat, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
 from gateway.wire.sse import COMMENT
 from gateway.wire.verbs import CallerFormat
@@ -208,6 +208,10 @@ class ChatCompletions(ProxyConsumer):
     caller = openai_chat
 
 
+class Responses(ProxyConsumer):
+    caller = openai_responses
+
+
 class Messages(ProxyConsumer):
     caller = anthropic_messages
 
@@ -218,6 +222,7 @@ class CountTokens(ProxyConsumer):
 
 FORWARDED: Mapping[str, type[ProxyConsumer]] = {
     "v1/chat/completions": ChatCompletions,
+    "v1/responses": Responses,
     "v1/messages": Messages,
     "v1/messages/count_tokens": CountTokens,
 }

@@ -224,7 +224,7 @@ class Pipeline:
         assert served is not None  # noqa: S101 - whoever answered
         outcome.finish_reason = completion.finish_reason or ""
         metadata = self._metadata(call, job, served, completion.dropped)
-        body = call.caller.render_completion(completion, metadata)
+        body = call.caller.render_completion(completion, metadata, job.request)
         content_type = JSON if completion.content_type is None else (JSON[0], _header(completion.content_type))
         headers = [content_type, *self._answer_headers(call, job, served, completion.dropped)]
         if served.cost_pico is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from gateway.wire.types import VendorProfile
 
-Format = Literal["openai_chat", "anthropic_messages", "gemini", "ollama"]
+Format = Literal["openai_chat", "openai_responses", "anthropic_messages", "gemini", "ollama"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Vendor:
 
     ``base_url`` None means that the provider must name its own. ``format`` is a module of
     :mod:`gateway.wire`. ``key_env`` is the environment variable the vendor's own tools read the key from.
+    ``also`` are formats it speaks beside that one: a caller of such a dialect is passed through.
     ``chat_path`` replaces the format's path (``{model}`` is the vendor's model name, escaped); ``query`` is
     appended to every URL unless the base URL brings a query of its own. ``models`` None: not listed.
     """
@@ -57,6 +58,7 @@ class Vendor:
     label: str
     base_url: str | None
     format: Format = "openai_chat"
+    also: tuple[Format, ...] = ()
     auth: Auth | None = Auth("Authorization", "Bearer")
     key_env: str | None = None
     key_required: bool = True
@@ -72,9 +74,17 @@ _ROWS = (
         kind="openai",
         label="OpenAI",
         base_url="https://api.openai.com/v1",
+        also=("openai_responses",),
         key_env="OPENAI_API_KEY",
         # Reasoning models refuse max_tokens; the newer name works for all of them.
         profile=VendorProfile(max_tokens_field="max_completion_tokens"),
+    ),
+    Vendor(
+        kind="openai-responses",
+        label="OpenAI Responses",
+        base_url="https://api.openai.com/v1",
+        format="openai_responses",
+        key_env="OPENAI_API_KEY",
     ),
     Vendor(
         kind="anthropic",

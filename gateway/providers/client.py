@@ -15,7 +15,7 @@ from gateway.providers.catalog import Vendor
 from gateway.providers.demo import DemoTransport
 from gateway.providers.outbound import Deadlines, OutboundRequest, Response, Sender
 from gateway.providers.target import Target
-from gateway.wire import anthropic_messages, gemini, ollama, openai_chat
+from gateway.wire import anthropic_messages, gemini, ollama, openai_chat, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
 from gateway.wire.types import Chunk, Completion, Conversation, Operation, ParseError, Request
 from gateway.wire.verbs import CallerFormat, StreamParser, VendorFormat
@@ -31,6 +31,7 @@ MAX_MALFORMED_EVENTS = 1  # of one stream: more is garbage
 VENDOR_FORMATS: Mapping[Operation, Mapping[str, VendorFormat]] = {
     "chat": {
         "openai_chat": openai_chat,
+        "openai_responses": openai_responses,
         "anthropic_messages": anthropic_messages,
         "gemini": gemini,
         "ollama": ollama,
@@ -39,6 +40,7 @@ VENDOR_FORMATS: Mapping[Operation, Mapping[str, VendorFormat]] = {
 }
 CALLER_FORMATS: Mapping[str, CallerFormat] = {
     openai_chat.DIALECT: openai_chat,
+    openai_responses.DIALECT: openai_responses,
     anthropic_messages.DIALECT: anthropic_messages,
 }
 
@@ -78,8 +80,13 @@ class Endpoint:
             headers |= vendor.auth.render(secret)
         return cls(vendor, sender, base.rstrip("/"), query or vendor.query, headers)
 
-    def format_of(self, operation: Operation) -> VendorFormat:
-        """What this vendor speaks for ``operation``. Raises UnsupportedContent where it does not offer it."""
+    def format_of(self, operation: Operation, dialect: str) -> VendorFormat:
+        """What this vendor speaks for ``operation``, the caller's own dialect if it can.
+
+        Raises UnsupportedContent for what it does not offer.
+        """
+        if dialect in self.vendor.also and operation == "chat":
+            return VENDOR_FORMATS["chat"][dialect]
         spoken = VENDOR_FORMATS[operation].get(self.vendor.format)
         if spoken is None:
             offered = operation.replace("_", " ")
@@ -168,7 +175,7 @@ class VendorClient:
     ) -> tuple[VendorFormat, Response, tuple[str, ...]]:
         """The response to a rendered request, with the names of the knobs it does not carry; refusals raise."""
         endpoint = self.endpoint(target.kind, target.base_url, target.secret)
-        vendor = endpoint.format_of(request.operation)
+        vendor = endpoint.format_of(request.operation, request.dialect)
         rendered = vendor.render_request(request, conversation_of, target.vendor_model, target.profile)
         outbound = endpoint.outbound(
             request.operation, rendered.path, target.vendor_model, rendered.body, rendered.headers

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.errors import GatewayError, ProviderError
 from gateway.providers.catalog import ModelList
-from gateway.providers.client import CALLER_FORMATS, VendorClient, refusal_of
+from gateway.providers.client import CALLER_FORMATS, CANONICAL, VendorClient, refusal_of
 from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
 
@@ -51,7 +51,7 @@ async def list_models(
         raise ProviderError(f"{endpoint.vendor.label} does not list its models.", kind="protocol", retryable=False)
     response = await endpoint.sender.send(request, deadlines)
     if response.status != 200:
-        raise await refusal_of(endpoint.format_of("chat"), response)
+        raise await refusal_of(endpoint.format_of("chat", CANONICAL), response)
     models = _read_list(await response.read(MAX_LIST_BYTES), layout)
     return sorted(models, key=lambda model: model.id)
 

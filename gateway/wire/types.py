@@ -317,6 +317,22 @@ class Chunk(Struct):
     def final(self) -> bool:
         return self.finish_reason is not None
 
+    def join(self, later: "Chunk") -> None:
+        """Takes in what directly follows; neither of the two is final."""
+        pieces = (self.output_pieces or (self.output_chars > 0)) + (later.output_pieces or (later.output_chars > 0))
+        self.text += later.text
+        self.thinking += later.thinking
+        self.signature = later.signature or self.signature
+        self.redacted_thinking = later.redacted_thinking or self.redacted_thinking
+        self.refusal += later.refusal
+        self.tool_calls += later.tool_calls
+        self.usage = later.usage or self.usage
+        self.id, self.model = self.id or later.id, self.model or later.model
+        self.wire = (self.wire or b"") + (later.wire or b"")
+        self.output_chars += later.output_chars
+        self.output_pieces = pieces if pieces > 1 else 0
+        self.block = later.block or self.block
+
 
 class VendorRequest(Struct):
     """What is sent to a vendor: ``path`` is appended to the provider's base URL."""

@@ -44,6 +44,15 @@ def model_or_default(model: str | None) -> str:
     return model or DEFAULT_MODEL
 
 
+def data_url(url: str, at: str) -> tuple[str, str]:
+    """Media type and base64 data of ``data:image/png;base64,...``. Raises InvalidRequest."""
+    head, comma, data = url.partition(",")
+    media_type, *parameters = head.removeprefix("data:").split(";")
+    if not comma or "/" not in media_type or "base64" not in parameters or not data:
+        raise InvalidRequest("A data: URL must be 'data:<media type>;base64,<data>'.", param=at)
+    return media_type, data
+
+
 def _invalid(message: str, param: str) -> InvalidRequest:
     reason, path = message, param
     if found := _PATH.search(message):

@@ -44,7 +44,8 @@ class CallerFormat(Protocol):
     def parse_conversation(self, request: Request) -> Conversation:
         """The canonical content of a request, memoised on it. Raises InvalidRequest."""
 
-    def render_completion(self, completion: Completion, metadata: Mapping[str, Any] | None) -> bytes: ...
+    def render_completion(self, completion: Completion, metadata: Mapping[str, Any] | None, request: Request) -> bytes:
+        """A whole answer; ``request`` is for the dialects that repeat its settings in it."""
 
     def open_stream(self, request: Request) -> StreamRenderer: ...
 

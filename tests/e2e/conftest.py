@@ -23,6 +23,7 @@ BEHAVIOURS = (
 )  # fmt: skip
 VENDORS = {
     "openai": ("openai-compatible", "/v1"),
+    "responses": ("openai-responses", "/v1"),
     "anthropic": ("anthropic", ""),
     "gemini": ("gemini", "/v1beta"),
     "ollama": ("ollama", ""),

@@ -15,6 +15,7 @@ TOKEN = "fault-token-0123456789-abcdefgh"
 WHOLE_TEXT = " ".join(f"tok{number}" for number in range(1, 61))
 FAULTS = {
     "openai": ("openai-compatible", "/v1"),
+    "responses": ("openai-responses", "/v1"),
     "anthropic": ("anthropic", ""),
     "gemini": ("gemini", "/v1beta"),
     "ollama": ("ollama", ""),

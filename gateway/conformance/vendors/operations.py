@@ -29,7 +29,7 @@ def vector_of(text: str, dimensions: int = DIMENSIONS) -> list[float]:
 
 
 def embeddings(request: HttpRequest, body: JSON) -> Answered:
-    given = body.get("input")
+    given: Any = body.get("input")
     check(given not in (None, "", []), "'$.input' is invalid. Please check the API reference.", param="input")
     batch = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
     texts = [item if isinstance(item, str) else " ".join(map(str, item)) for item in batch]
@@ -84,7 +84,7 @@ def transcription(request: HttpRequest, body: JSON) -> Answered:
 
 
 def rerank(request: HttpRequest, body: JSON) -> Answered:
-    documents = body.get("documents")
+    documents: Any = body.get("documents")
     check(body.get("query") and isinstance(documents, list), "query and documents are required")
     order = sorted(range(len(documents)), key=lambda index: -len(str(documents[index])))
     results = [{"index": index, "relevance_score": 1 / (place + 1)} for place, index in enumerate(order)]

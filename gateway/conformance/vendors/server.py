@@ -29,11 +29,17 @@ from gateway.conformance.vendors.log import LoggedCall
 from gateway.conformance.vendors.ollama import Ollama
 from gateway.conformance.vendors.openai import OpenAI
 from gateway.conformance.vendors.operations import OPERATIONS, Operation, model_named
+from gateway.conformance.vendors.responses import OpenAIResponses
 
 MODELS = ("small-tok8", "large-tok8", "reasoner-tok8-think12", "caller-tool", "cheap-tok8-cached25")
 
 _OPENAI, _ANTHROPIC, _GEMINI, _OLLAMA = OpenAI(), Anthropic(), Gemini(), Ollama()
-_CHATS: dict[str, Format] = {"/v1/chat/completions": _OPENAI, "/v1/messages": _ANTHROPIC, "/api/chat": _OLLAMA}
+_CHATS: dict[str, Format] = {
+    "/v1/chat/completions": _OPENAI,
+    "/v1/responses": OpenAIResponses(),
+    "/v1/messages": _ANTHROPIC,
+    "/api/chat": _OLLAMA,
+}
 _LISTS = re.compile(r"(/v1/models|/v1beta/models|/api/tags)(?:/(.+))?")
 _JSON_TYPE = {"content-type": "application/json"}
 

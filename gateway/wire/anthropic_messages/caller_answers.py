@@ -48,7 +48,9 @@ _ERROR_TYPES = {
 }
 
 
-def render_completion(completion: Completion, metadata: Mapping[str, Any] | None) -> bytes:
+def render_completion(
+    completion: Completion, metadata: Mapping[str, Any] | None, request: Request | None = None
+) -> bytes:
     """A ``message`` object; a vendor's own body is passed on as it came."""
     if completion.body is not None:
         return completion.body

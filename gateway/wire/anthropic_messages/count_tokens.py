@@ -60,6 +60,8 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
     return Completion(id="", model="", usage=Usage(), body=body)
 
 
-def render_completion(completion: Completion, metadata: Mapping[str, Any] | None) -> bytes:
+def render_completion(
+    completion: Completion, metadata: Mapping[str, Any] | None, request: Request | None = None
+) -> bytes:
     """The vendor's body as it came."""
     return completion.body or b""

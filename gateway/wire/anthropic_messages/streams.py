@@ -121,7 +121,7 @@ class PassedMessageStream:
         if last is None or last.final or chunk.final:
             chunks.append(chunk)
         else:
-            _join(last, chunk)
+            last.join(chunk)
 
 
 def _nothing_but_text(events: list[StreamEvent | None]) -> list[str] | None:
@@ -135,18 +135,3 @@ def _nothing_but_text(events: list[StreamEvent | None]) -> list[str] | None:
             return None
         texts.append(delta.text)
     return texts
-
-
-def _join(one: Chunk, next_: Chunk) -> None:
-    pieces = (one.output_pieces or (one.output_chars > 0)) + (next_.output_chars > 0)
-    one.text += next_.text
-    one.thinking += next_.thinking
-    one.signature = next_.signature or one.signature
-    one.redacted_thinking = next_.redacted_thinking or one.redacted_thinking
-    one.tool_calls += next_.tool_calls
-    one.usage = next_.usage or one.usage
-    one.id, one.model = one.id or next_.id, one.model or next_.model
-    one.output_chars += next_.output_chars
-    one.output_pieces = pieces if pieces > 1 else 0
-    one.wire = (one.wire or b"") + (next_.wire or b"")
-    one.block = next_.block

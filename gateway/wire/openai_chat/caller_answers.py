@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.wire.metadata import METADATA_FIELD, splice_metadata
 from gateway.wire.sse import DONE, render_event
 from gateway.wire.types import (
     Choice,
@@ -22,16 +23,15 @@ from gateway.wire.types import (
     Usage,
 )
 
-METADATA_FIELD = "x-gateway"
-
 _encode = msgspec.json.Encoder().encode
-_METADATA_KEY = b'"%s":' % METADATA_FIELD.encode()
 
 
-def render_completion(completion: Completion, metadata: Mapping[str, Any] | None) -> bytes:
+def render_completion(
+    completion: Completion, metadata: Mapping[str, Any] | None, request: Request | None = None
+) -> bytes:
     """A ``chat.completion`` object. A vendor's own body is passed on with ``metadata`` spliced in at its end."""
     if completion.body is not None:
-        return completion.body if metadata is None else _splice_metadata(completion.body, metadata)
+        return completion.body if metadata is None else splice_metadata(completion.body, metadata)
     answer: dict[str, Any] = {
         "id": _completion_id(completion.id),
         "object": "chat.completion",
@@ -118,7 +118,7 @@ class ChatStreamRenderer:
             self._id, self._model = chunk.id or "", chunk.model or self._model
             self._started.add(chunk.index)
         if chunk.final:
-            return wire if metadata is None else _splice_metadata(wire, metadata)
+            return wire if metadata is None else splice_metadata(wire, metadata)
         usage_only = chunk.usage is not None and not chunk.output_chars
         return b"" if usage_only and not self._include_usage else wire
 
@@ -141,15 +141,7 @@ class ChatStreamRenderer:
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         event = self._prefix + b'"choices":[' + _encode(choice) + b"]}"
-        return render_event(event if metadata is None else _splice_metadata(event, metadata))
-
-
-def _splice_metadata(json_object: bytes, metadata: Mapping[str, Any]) -> bytes:
-    """Adds the metadata before the last ``}``: every byte of the vendor's stays what it was."""
-    end = json_object.rindex(b"}")
-    head = json_object[:end]
-    comma = b"" if head.rstrip().endswith(b"{") else b","
-    return b"".join((head, comma, _METADATA_KEY, _encode(metadata), json_object[end:]))
+        return render_event(event if metadata is None else splice_metadata(event, metadata))
 
 
 def _completion_id(vendor_id: str | None) -> str:

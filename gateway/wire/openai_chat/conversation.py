@@ -32,7 +32,7 @@ from gateway.wire.types import (
     ToolChoice,
     ToolResult,
 )
-from gateway.wire.validation import decode_or_refuse
+from gateway.wire.validation import data_url, decode_or_refuse
 
 _FIELDS = msgspec.json.Decoder(ConversationFields)
 
@@ -152,7 +152,7 @@ def _part(part: ContentPart, at: str) -> Part:
 def _image(image: ImageUrl | str, at: str) -> Image:
     url, detail = (image, None) if isinstance(image, str) else (image.url, image.detail)
     if url.startswith("data:"):
-        media_type, data = _data_url(url, f"{at}.image_url")
+        media_type, data = data_url(url, f"{at}.image_url")
         return Image(data=data, media_type=media_type, detail=detail)
     if not url.startswith(("https://", "http://")):
         raise InvalidRequest("An image is given by an http(s) or a data: URL.", param=f"{at}.image_url")
@@ -163,20 +163,11 @@ def _file(file: InputFile, at: str) -> File:
     if file.file_data is not None:
         if not file.file_data.startswith("data:"):
             return File(data=file.file_data, media_type="application/pdf", filename=file.filename)
-        media_type, data = _data_url(file.file_data, f"{at}.file")
+        media_type, data = data_url(file.file_data, f"{at}.file")
         return File(data=data, media_type=media_type, filename=file.filename)
     if file.file_id:
         return File(file_id=file.file_id, filename=file.filename)
     raise InvalidRequest("A file is given by 'file_data' or 'file_id'.", param=f"{at}.file")
-
-
-def _data_url(url: str, at: str) -> tuple[str, str]:
-    """Media type and base64 data of ``data:image/png;base64,...``."""
-    head, comma, data = url.partition(",")
-    media_type, *parameters = head.removeprefix("data:").split(";")
-    if not comma or "/" not in media_type or "base64" not in parameters or not data:
-        raise InvalidRequest("A data: URL must be 'data:<media type>;base64,<data>'.", param=at)
-    return media_type, data
 
 
 def _tools(tools: list[ToolSpec], functions: list[FunctionSpec]) -> tuple[Tool, ...]:

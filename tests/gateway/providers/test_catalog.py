@@ -12,7 +12,7 @@ LOCAL = {"ollama"}
 def test_has_a_row_for_every_kind_the_documents_name() -> None:
     documented = {
         "openai", "anthropic", "gemini", "mistral", "groq", "together", "fireworks", "deepseek", "xai", "zai",
-        "openrouter", "cohere", "perplexity", "azure-openai", "ollama", "vllm", "openai-compatible", "demo",
+        "openrouter", "cohere", "perplexity", "azure-openai", "ollama", "vllm", "openai-compatible", "openai-responses", "demo",
     }  # fmt: skip
     assert documented == set(catalog.KINDS)
 
