@@ -15,7 +15,7 @@ from django.conf import settings
 from gateway import runtime
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge
 from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
-from gateway.wire import anthropic_messages, openai_chat, openai_responses
+from gateway.wire import anthropic_messages, forwarded, openai_chat, openai_embeddings, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
 from gateway.wire.sse import COMMENT
 from gateway.wire.verbs import CallerFormat
@@ -33,7 +33,7 @@ class CallerLeft(Exception):
 
 
 class ProxyConsumer:
-    """One forwarded call. Subclasses name the dialect of their path."""
+    """One forwarded call. Subclasses name the dialect of their path (:data:`FORWARDED`)."""
 
     caller: CallerFormat
 
@@ -204,25 +204,22 @@ class Silence:
         self._timer = self._loop.call_later(max(interval_s - quiet_s, 0.01), self._on_timer)
 
 
-class ChatCompletions(ProxyConsumer):
-    caller = openai_chat
-
-
-class Responses(ProxyConsumer):
-    caller = openai_responses
-
-
-class Messages(ProxyConsumer):
-    caller = anthropic_messages
-
-
-class CountTokens(ProxyConsumer):
-    caller = count_tokens
+def serving(format_: CallerFormat) -> type[ProxyConsumer]:
+    """The consumer of a path whose callers speak ``format_``."""
+    return type("Consumer", (ProxyConsumer,), {"caller": format_})
 
 
 FORWARDED: Mapping[str, type[ProxyConsumer]] = {
-    "v1/chat/completions": ChatCompletions,
-    "v1/responses": Responses,
-    "v1/messages": Messages,
-    "v1/messages/count_tokens": CountTokens,
+    "v1/chat/completions": serving(openai_chat),
+    "v1/responses": serving(openai_responses),
+    "v1/messages": serving(anthropic_messages),
+    "v1/messages/count_tokens": serving(count_tokens),
+    "v1/embeddings": serving(openai_embeddings),
+    "v1/completions": serving(forwarded.completions),
+    "v1/moderations": serving(forwarded.moderations),
+    "v1/images/generations": serving(forwarded.images),
+    "v1/audio/speech": serving(forwarded.speech),
+    "v1/audio/transcriptions": serving(forwarded.transcription),
+    "v1/audio/translations": serving(forwarded.translation),
+    "v1/rerank": serving(forwarded.rerank),
 }

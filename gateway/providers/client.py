@@ -15,8 +15,18 @@ from gateway.providers.catalog import Vendor
 from gateway.providers.demo import DemoTransport
 from gateway.providers.outbound import Deadlines, OutboundRequest, Response, Sender
 from gateway.providers.target import Target
-from gateway.wire import anthropic_messages, gemini, ollama, openai_chat, openai_responses
+from gateway.wire import (
+    anthropic_messages,
+    forwarded,
+    gemini,
+    ollama,
+    ollama_embeddings,
+    openai_chat,
+    openai_embeddings,
+    openai_responses,
+)
 from gateway.wire.anthropic_messages import count_tokens
+from gateway.wire.gemini import embeddings as gemini_embeddings
 from gateway.wire.types import Chunk, Completion, Conversation, Operation, ParseError, Request
 from gateway.wire.verbs import CallerFormat, StreamParser, VendorFormat
 
@@ -28,6 +38,12 @@ _REMEMBERED_ENDPOINTS = 1024
 CANONICAL = "canonical"  # the dialect of a request that no caller sent: rendered from its conversation everywhere
 MAX_MALFORMED_EVENTS = 1  # of one stream: more is garbage
 
+
+def _as_openai_does(format_: VendorFormat) -> Mapping[str, VendorFormat]:
+    """An endpoint that vendors with OpenAI's formats have, and no others."""
+    return {"openai_chat": format_, "openai_responses": format_}
+
+
 VENDOR_FORMATS: Mapping[Operation, Mapping[str, VendorFormat]] = {
     "chat": {
         "openai_chat": openai_chat,
@@ -37,6 +53,19 @@ VENDOR_FORMATS: Mapping[Operation, Mapping[str, VendorFormat]] = {
         "ollama": ollama,
     },
     "count_tokens": {"anthropic_messages": count_tokens},
+    "embeddings": {
+        "openai_chat": openai_embeddings,
+        "openai_responses": openai_embeddings,
+        "gemini": gemini_embeddings,
+        "ollama": ollama_embeddings,
+    },
+    "completions": _as_openai_does(forwarded.completions),
+    "moderations": _as_openai_does(forwarded.moderations),
+    "images": _as_openai_does(forwarded.images),
+    "speech": _as_openai_does(forwarded.speech),
+    "transcription": _as_openai_does(forwarded.transcription),
+    "translation": _as_openai_does(forwarded.translation),
+    "rerank": _as_openai_does(forwarded.rerank),
 }
 CALLER_FORMATS: Mapping[str, CallerFormat] = {
     openai_chat.DIALECT: openai_chat,

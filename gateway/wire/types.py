@@ -267,6 +267,7 @@ class Completion(Struct):
     output_chars: int = 0  # generated characters, for an estimate when usage is missing
     dropped: tuple[str, ...] = ()
     content_type: str | None = None
+    vectors: tuple[tuple[float, ...], ...] = ()  # of embeddings that had to be translated
 
 
 class ToolCallDelta(Struct, frozen=True):

@@ -17,6 +17,7 @@ from gateway.conformance.vendors.http import HttpRequest
 
 DIMENSIONS = 8
 _JSON_TYPE = "application/json"
+GEMINI_EMBEDDINGS = re.compile(r"/v1beta/models/([^/:]+):batchEmbedContents")
 _FORM_FIELD = re.compile(rb'name="(\w+)"(?:; filename="([^"]*)")?[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n')
 
 Answered = tuple[str, bytes, Metered]  # content type, body, what is billed
@@ -119,10 +120,45 @@ def counted(request: HttpRequest, body: JSON) -> Answered:
     return _JSON_TYPE, dump({"input_tokens": count_tokens([str(body["messages"])])}), Metered()
 
 
+def gemini_embeddings(request: HttpRequest, body: JSON) -> Answered:
+    wanted: Any = body.get("requests")
+    check(isinstance(wanted, list) and wanted, "at least one request is required")
+    vectors = []
+    for one in wanted:
+        check(one.get("model", "").startswith("models/"), "model is not specified")
+        text = " ".join(part["text"] for part in one["content"]["parts"])
+        vectors.append({"values": vector_of(text, one.get("outputDimensionality") or DIMENSIONS)})
+    return _JSON_TYPE, dump({"embeddings": vectors}), Metered()
+
+
+def ollama_embeddings(request: HttpRequest, body: JSON) -> Answered:
+    given: Any = body.get("input")
+    check(given, "missing input")
+    texts = [given] if isinstance(given, str) else given
+    read = count_tokens(texts)
+    vectors = [vector_of(text, body.get("dimensions") or DIMENSIONS) for text in texts]
+    answer = {"model": body["model"], "embeddings": vectors, "prompt_eval_count": read}
+    return _JSON_TYPE, dump(answer), Metered(input=read)
+
+
+def operation_of(path: str) -> "Operation | None":
+    """What is done at ``path``, if it is no conversation."""
+    return gemini_embeddings if GEMINI_EMBEDDINGS.fullmatch(path) else OPERATIONS.get(path)
+
+
+def vendor_named(path: str) -> str:
+    """Whose path it is."""
+    if GEMINI_EMBEDDINGS.fullmatch(path):
+        return "gemini"
+    return {"/api/embed": "ollama", "/v1/messages/count_tokens": "anthropic"}.get(path, "openai")
+
+
 def model_named(request: HttpRequest, body: JSON) -> str:
     """The model of a JSON body or a form, "" if none is named."""
     if "multipart/form-data" in request.headers.get("content-type", ""):
         return form_of(request).get("model", ("", b""))[1].decode(errors="replace")
+    if found := GEMINI_EMBEDDINGS.fullmatch(request.path):
+        return found[1]
     model = body.get("model")
     return model if isinstance(model, str) else ""
 
@@ -136,6 +172,7 @@ OPERATIONS: dict[str, Operation] = {
     "/v1/audio/transcriptions": transcription,
     "/v1/audio/translations": transcription,
     "/v1/rerank": rerank,
+    "/api/embed": ollama_embeddings,
     "/v1/completions": completions,
     "/v1/messages/count_tokens": counted,
 }

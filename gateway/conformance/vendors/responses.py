@@ -78,7 +78,8 @@ class OpenAIResponses(OpenAI):
         prompt.after_tool_result = given[-1].get("type") == "function_call_output"
 
     def _read_message(self, item: JSON, at: str, prompt: Prompt) -> None:
-        role, content = item.get("role"), item.get("content")
+        role: Any = item.get("role")
+        content: Any = item.get("content")
         check(role in _ROLES, f"Invalid value: '{role}'.", param=f"{at}.role", code="invalid_value")
         texts: list[str] = []
         media: list[str] = []

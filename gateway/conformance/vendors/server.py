@@ -28,12 +28,13 @@ from gateway.conformance.vendors.http import Connection, HttpRequest
 from gateway.conformance.vendors.log import LoggedCall
 from gateway.conformance.vendors.ollama import Ollama
 from gateway.conformance.vendors.openai import OpenAI
-from gateway.conformance.vendors.operations import OPERATIONS, Operation, model_named
+from gateway.conformance.vendors.operations import Operation, model_named, operation_of, vendor_named
 from gateway.conformance.vendors.responses import OpenAIResponses
 
 MODELS = ("small-tok8", "large-tok8", "reasoner-tok8-think12", "caller-tool", "cheap-tok8-cached25")
 
 _OPENAI, _ANTHROPIC, _GEMINI, _OLLAMA = OpenAI(), Anthropic(), Gemini(), Ollama()
+_VENDORS: dict[str, Format] = {vendor.name: vendor for vendor in (_OPENAI, _ANTHROPIC, _GEMINI, _OLLAMA)}
 _CHATS: dict[str, Format] = {
     "/v1/chat/completions": _OPENAI,
     "/v1/responses": OpenAIResponses(),
@@ -126,7 +127,7 @@ class Vendors:
             vendor.authenticate(call.key, self.keys)
             self._list_models(vendor, request.path, call, connection)
             return
-        if (operation := OPERATIONS.get(request.path)) is not None:
+        if (operation := operation_of(request.path)) is not None:
             self._operate(operation, vendor, request, call, connection)
             return
         body = call.body if isinstance(call.body, dict) else {}
@@ -343,8 +344,8 @@ async def serve(vendors: Vendors, host: str, port: int, ready: Callable[[int], N
 
 def _vendor_of(request: HttpRequest) -> Format | None:
     if request.method == "POST":
-        if request.path in OPERATIONS:
-            return _ANTHROPIC if request.path.startswith("/v1/messages") else _OPENAI
+        if operation_of(request.path) is not None:
+            return _VENDORS[vendor_named(request.path)]
         return _GEMINI if GEMINI_PATH.fullmatch(request.path) else _CHATS.get(request.path)
     found = _LISTS.fullmatch(request.path) if request.method == "GET" else None
     if found is None:
