@@ -11,6 +11,7 @@
     ├── NotFound                  404 not_found
     │   └── ModelNotFound         404 model_not_found
     ├── MethodNotAllowed          405 method_not_allowed
+    ├── IdempotencyConflict       409 idempotency_conflict
     ├── RequestTooLarge           413 request_too_large
     ├── RateLimitExceeded         429 rate_limit_exceeded  (always Retry-After)
     ├── InternalError             500 internal_error
@@ -102,6 +103,12 @@ class ModelNotFound(NotFound):
 
 class MethodNotAllowed(GatewayError):
     status, code, type, should_retry = 405, "method_not_allowed", "invalid_request_error", False
+
+
+class IdempotencyConflict(GatewayError):
+    """The same idempotency key with another request, or for an answer that cannot be replayed."""
+
+    status, code, type, should_retry = 409, "idempotency_conflict", "invalid_request_error", False
 
 
 class RequestTooLarge(GatewayError):

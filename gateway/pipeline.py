@@ -7,15 +7,25 @@ GatewayError to render in the caller's dialect.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from msgspec import Raw
 
 from billing.pricing import estimate_tokens, to_usd
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
+from gateway.dispatch.unattended import keep
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
+from gateway.idempotency import (
+    MAX_RETRIED_BYTES,
+    AnswerHead,
+    IdempotentCalls,
+    RecentAnswers,
+    Transcript,
+    fingerprint_of,
+)
+from gateway.idempotency import Call as Claimed
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.providers.client import offers
 from gateway.request_log import RequestLogRow, RequestLogWriter
@@ -33,6 +43,7 @@ EVENT_STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+REPLAYED = (b"x-gateway-idempotent-replay", b"true")
 NOT_FROM_CACHE = (b"x-gateway-cache", b"miss")
 NAMED_BY_CALLER = {
     "strategy": "explicit",
@@ -64,6 +75,7 @@ class Call:
     answer_headers: Headers = field(default_factory=list)
     request: Request | None = None  # once it is parsed
     outcome: "Outcome | None" = None
+    broke_off: bool = False  # its stream ended in an error
 
     @property
     def streamed(self) -> bool:
@@ -94,6 +106,9 @@ class StreamedAnswer:
     events: AsyncGenerator[bytes, None]
 
 
+Answer = WholeAnswer | StreamedAnswer
+
+
 @dataclass(slots=True)
 class Outcome:
     """What is known of a request for the request log, filled in as it goes."""
@@ -114,6 +129,9 @@ class PolicySource(Protocol):
     async def find(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
         """Raises InvalidApiKey, or LedgerUnavailable when nobody can tell."""
 
+    async def find_anew(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
+        """As :meth:`find`, from the database."""
+
     def forget(self, tenant_id: str) -> None:
         """A newer epoch exists: load this tenant anew at the next look-up."""
 
@@ -131,16 +149,22 @@ class Pipeline:
         policies: PolicySource,
         limiter: RateLimiter,
         dispatcher: Dispatcher,
+        *,
         request_log: RequestLogWriter,
+        idempotent: IdempotentCalls,
         limits: Limits,
     ) -> None:
         self._policies, self._limiter, self._dispatcher = policies, limiter, dispatcher
-        self._request_log, self._limits = request_log, limits
+        self._request_log, self._idempotent, self._limits = request_log, idempotent, limits
+        self._recent = RecentAnswers()
 
-    async def run(self, call: Call) -> WholeAnswer | StreamedAnswer:
+    async def run(self, call: Call) -> Answer:
         """Serve one call. Raises GatewayError; whatever the end, the request log hears of it."""
+        return await self._logged(call, self._run(call))
+
+    async def _logged(self, call: Call, serving: Awaitable[Answer]) -> Answer:
         try:
-            return await self._run(call)
+            return await serving
         except GatewayError as error:
             self._log(call, error=error)
             raise
@@ -153,27 +177,105 @@ class Pipeline:
             self._log(call, error=bug)
             raise bug from None
 
-    async def _run(self, call: Call) -> WholeAnswer | StreamedAnswer:
-        request: Request | None = None
+    async def _run(self, call: Call) -> Answer:
+        policy, token = await self._authenticate(call)
+        # The limits come before parsing: a caller over its limit should cost next to nothing.
+        await self._limit(call, token)
+        request = call.request = call.caller.parse_request(call.body, call.headers)
+        asked = Outcome(policy, token, request)
+        if (key := call.headers.get("idempotency-key")) is not None:
+            return await self._once(call, asked, key)
+        if not request.stream and (tries := call.headers.get("x-stainless-retry-count")) is not None:
+            return await self._unless_repeated(call, asked, tries)
+        return await self._serve(call, asked)
+
+    async def _serve(self, call: Call, asked: "Outcome") -> Answer:
+        """The call itself, by a policy that is current when it is admitted."""
         for _ in range(POLICY_ATTEMPTS):
-            policy, token = await self._authenticate(call)
-            if request is None:
-                # The limits come before parsing: a caller over its limit should cost next to nothing.
-                await self._limit(call, token)
-                request = call.request = call.caller.parse_request(call.body, call.headers)
-            call.outcome = Outcome(policy, token, request)
+            policy, token, request = asked.policy, asked.token, asked.request
+            call.outcome = asked
             model = policy.resolve(request.model, token)
             if request.operation == "count_tokens" and not _counts_tokens(model):
                 return self._estimated_count(call, request)
-            job = self._job(call, policy, token, request, model)
-            call.outcome.job = job
+            job = asked.job = self._job(call, policy, token, request, model)
             try:
                 if request.stream:
-                    return await self._stream(call, call.outcome, job)
-                return await self._complete(call, call.outcome, job)
+                    return await self._stream(call, asked, job)
+                return await self._complete(call, asked, job)
             except StalePolicy:
                 self._policies.forget(policy.id)
+            asked = Outcome(*await self._authenticate(call), request)
         raise Overloaded("The configuration is changing right now.")
+
+    # ------------------------------------------------------------------ the same call again
+
+    async def _once(self, call: Call, asked: "Outcome", key: str) -> Answer:
+        """The answer of the one call that an idempotency key stands for."""
+        calls = self._idempotent
+        claimed = await calls.claim(asked.token.id, key, fingerprint_of(asked.request.operation, call.body))
+        if claimed.mine:
+            # In a task of its own: it outlives a caller that hangs up, and serves the one that comes back.
+            keep(asyncio.create_task(self._perform(replace(call), asked, claimed)))
+        else:
+            await self._authenticate_anew(call)
+            call.outcome = asked
+            call.answer_headers.append(REPLAYED)
+        transcript = claimed.transcript
+        head = await transcript.head()
+        headers = [*head.headers] if claimed.mine else [*head.headers, REPLAYED]
+        self._log(call)
+        if head.streamed:
+            return StreamedAnswer(headers, _blocks_of(transcript))
+        return WholeAnswer(headers, b"".join([block async for block in transcript.blocks()]))
+
+    async def _perform(self, call: Call, asked: "Outcome", claimed: Claimed) -> None:
+        """Make a claimed call and write its answer down for everybody who waits for it."""
+        transcript = claimed.transcript
+        try:
+            answer = await self._logged(call, self._serve(call, asked))
+        except GatewayError as error:
+            self._idempotent.failed(claimed, error)
+            return
+        transcript.start(AnswerHead(tuple(answer.headers), isinstance(answer, StreamedAnswer)))
+        if isinstance(answer, WholeAnswer):
+            await transcript.write(answer.body)
+        else:
+            async for events in answer.events:
+                await transcript.write(events)
+        if call.broke_off:
+            self._idempotent.spoiled(claimed)
+        else:
+            transcript.finish()
+
+    async def _unless_repeated(self, call: Call, asked: "Outcome", tries: str) -> Answer:
+        """A call of an official SDK, which asks again by itself when an answer got lost on the way."""
+        digest = fingerprint_of(asked.token.id, call.body)
+        first = self._recent.find(digest) if tries != "0" else None
+        if first is not None:
+            try:
+                headers, body = await asyncio.shield(first)
+            except asyncio.CancelledError:
+                if not first.cancelled():
+                    raise
+            else:
+                await self._authenticate_anew(call)
+                call.outcome = asked
+                self._log(call)
+                return WholeAnswer([*headers, REPLAYED], body)
+        answered = self._recent.begin(digest)
+        try:
+            answer = await self._serve(call, asked)
+            if isinstance(answer, WholeAnswer) and len(answer.body) <= MAX_RETRIED_BYTES:
+                answered.set_result((tuple(answer.headers), answer.body))
+            return answer
+        finally:
+            answered.cancel()
+
+    async def _authenticate_anew(self, call: Call) -> None:
+        """What is not admitted has no epoch compared: whether the key still holds, only the database can tell."""
+        if call.credential is not None:
+            _, token = await self._policies.find_anew(call.credential)
+            token.authorise("inference", call.client_ip)
 
     async def _authenticate(self, call: Call) -> tuple[TenantPolicy, TokenFacts]:
         if not call.credential:
@@ -302,6 +404,7 @@ class Pipeline:
         return b"".join(last)
 
     def _in_stream_error(self, call: Call, renderer: StreamRenderer, error: GatewayError) -> bytes:
+        call.broke_off = True
         self._log(call, error=error)
         return renderer.render_error(error, call.request_id)
 
@@ -390,6 +493,11 @@ class Pipeline:
                 client_ip=call.client_ip,
             )
         )
+
+
+async def _blocks_of(transcript: Transcript) -> AsyncGenerator[bytes, None]:
+    async for block in transcript.blocks():
+        yield block
 
 
 def _counts_tokens(model: ModelFacts) -> bool:

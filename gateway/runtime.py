@@ -21,6 +21,7 @@ from billing.pricing import Price, PricedVersion, select
 from gateway import dispatch
 from gateway.dispatch import Dispatcher
 from gateway.errors import InvalidApiKey, LedgerUnavailable
+from gateway.idempotency import IdempotentCalls
 from gateway.models import Alias, Model, Provider, ProviderKey
 from gateway.pipeline import Limits, Pipeline
 from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
@@ -33,7 +34,7 @@ from gateway.providers.target import Target
 from gateway.providers.transport import Transport
 from gateway.request_log import RequestLogWriter
 from tenants import tokens
-from tenants.crypto import DecryptionFailed
+from tenants.crypto import IDEMPOTENT_ANSWER, DecryptionFailed, Keyring
 from tenants.models import ApiToken, Tenant
 from tenants.ratelimit import RateLimiter
 
@@ -247,12 +248,15 @@ class Runtime:
         self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
         self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
         self.health = TargetHealth(self.redis)
+        keyring = Keyring.parse(settings.MASTER_KEYS, purpose=IDEMPOTENT_ANSWER)
+        self.idempotent = IdempotentCalls(self.redis, keyring, self.process_id)
         self.pipeline = Pipeline(
             self.policies,
             self.limiter,
             Dispatcher(VendorClient(self.transport, heard=self.health.saw_headers), self.ledger, self.health),
-            self.request_log,
-            Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
+            request_log=self.request_log,
+            idempotent=self.idempotent,
+            limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
         )
 
     async def open(self) -> None:
@@ -267,6 +271,7 @@ class Runtime:
         await self.transport.close()
         await self.request_log.close()
         await self.ledger.close()
+        await self.idempotent.close()
         await self.health.close()
         await self.limiter.aclose()
         await self.redis.aclose()

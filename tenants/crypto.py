@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_BYTES: Final = 32
 VENDOR_KEY: Final = "vendor-key"
 """The purpose under which vendors' API keys are encrypted."""
+IDEMPOTENT_ANSWER: Final = "idempotent-answer"
+"""The purpose under which answers wait for a second caller."""
 
 _LAYOUT_VERSION: Final = 1
 _HEADER: Final = struct.Struct(">BI")

@@ -7,9 +7,9 @@ from pathlib import Path
 import openai
 import pytest
 
+from gateway.conformance.vendors import VendorServer
 from tests import provision
 from tests.e2e.gateway_process import GatewayProcess
-from gateway.conformance.vendors import VendorServer
 
 TOKEN = "e2e-token-0123456789-abcdefghij"
 OTHER_TOKEN = "e2e-other-0123456789-abcdefghij"

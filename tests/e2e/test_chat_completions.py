@@ -8,9 +8,9 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+from gateway.conformance.vendors import VendorServer
 from tests.e2e.conftest import TOKEN, VENDORS
 from tests.e2e.gateway_process import GatewayProcess
-from gateway.conformance.vendors import VendorServer
 
 FORMATS = tuple(VENDORS)
 USER = [{"role": "user", "content": "one two three"}]

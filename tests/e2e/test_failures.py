@@ -8,10 +8,10 @@ import httpx
 import openai
 import pytest
 
+from gateway.conformance.vendors import VendorServer
 from tests.e2e.conftest import OTHER_TOKEN, TOKEN, VENDORS
 from tests.e2e.gateway_process import GatewayProcess
 from tests.e2e.test_chat_completions import FORMATS, USER, metadata_of, streamed, text_of, whole
-from gateway.conformance.vendors import VendorServer
 
 
 def post(

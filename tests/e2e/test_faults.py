@@ -194,9 +194,13 @@ def test_what_cannot_be_completed_ends_in_an_error_and_not_as_if_it_were_complet
         tools=[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
     )
     finished = []
-    with pytest.raises(openai.APIError):
+
+    def read() -> None:
         for chunk in stream:
-            finished += [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
+            finished.extend(choice.finish_reason for choice in chunk.choices if choice.finish_reason)
+
+    with pytest.raises(openai.APIError):
+        read()
     assert finished == []
 
 

@@ -13,11 +13,11 @@ import openai
 import psutil
 import pytest
 
+from gateway.conformance.vendors import VendorServer
 from tests import provision
 from tests.e2e.conftest import TOKEN
 from tests.e2e.gateway_process import GatewayProcess
 from tests.provision import ROOT
-from gateway.conformance.vendors import VendorServer
 
 MESSAGES = [{"role": "user", "content": "one two three"}]
 DECLARATION = """

@@ -17,12 +17,12 @@ from pytest_django import Settings
 from audit.models import AuditEvent
 from audit.record import Actor
 from gateway import installation
+from gateway.conformance.vendors import VendorServer
 from gateway.models import Model, Provider, ProviderKey
 from tenants.crypto import generate_key
 from tenants.models import Tenant
 from tests.gateway.test_apply import ACME_TOKEN, EXAMPLE
 from tests.provision import Database
-from gateway.conformance.vendors import VendorServer
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTOR = Actor(label="test")

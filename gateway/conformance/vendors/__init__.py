@@ -1,8 +1,8 @@
 """Scripted LLM vendors on loopback: the independent other side of every test and benchmark.
 
 One port speaks OpenAI, Anthropic, Gemini and Ollama, whole and streamed, checks requests as strictly as the originals
-and answers or fails as the model name says (the table is in :mod:`gateway.conformance.vendors.behaviours`). Nothing here imports the
-gateway: a shared mistake would go unnoticed.
+and answers or fails as the model name says (the table is in :mod:`gateway.conformance.vendors.behaviours`). Nothing
+here imports the rest of the gateway: a shared mistake would go unnoticed.
 """
 
 from gateway.conformance.vendors.answers import Metered, count_tokens, instance_of, signature_of

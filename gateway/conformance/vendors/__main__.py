@@ -32,7 +32,8 @@ async def _run(vendors: Vendors, options: argparse.Namespace) -> None:
         loop.add_reader(sys.stdin.fileno(), stop.set)
 
     def ready(port: int) -> None:
-        print(f"scripted vendors on http://{options.host}:{port}", flush=True)
+        sys.stdout.write(f"scripted vendors on http://{options.host}:{port}\n")
+        sys.stdout.flush()
 
     await serve(vendors, options.host, options.port, ready, stop)
 
