@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from billing.pricing import estimate_tokens, to_usd
+from gateway import observability
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.dispatch.unattended import keep
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
@@ -26,6 +27,7 @@ from gateway.idempotency import (
     fingerprint_of,
 )
 from gateway.idempotency import Call as Claimed
+from gateway.observability import RequestFacts
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.providers.client import offers
 from gateway.request_log import RequestLogRow, RequestLogWriter
@@ -299,6 +301,7 @@ class Pipeline:
             return
         verdict = await self._limiter.check(rules)
         if verdict.degraded:
+            observability.RATE_LIMIT_DEGRADED.inc()
             call.answer_headers.append((b"x-gateway-degraded", b"ratelimit"))
         if token is not None and token.requests_per_minute:
             call.answer_headers += _limit_headers(verdict)
@@ -357,6 +360,7 @@ class Pipeline:
         held: Chunk | None = None
         after: list[Chunk] = []
         finished = False
+        observability.OPEN_STREAMS.inc()
         try:
             async for chunks in served:
                 ready: list[bytes] = []
@@ -383,6 +387,7 @@ class Pipeline:
             finished = True
             yield self._in_stream_error(call, renderer, InternalError("An internal error occurred."))
         finally:
+            observability.OPEN_STREAMS.dec()
             served.close()
             if not finished:
                 self._log(call, hung_up=True)
@@ -465,6 +470,20 @@ class Pipeline:
         first_token_at = served.first_token_at if served else None
         ended = time.time()
         latency_s = now - call.received
+        first_token_s = first_token_at - ended + latency_s if first_token_at else None
+        overhead_s = self._overhead_s(call, job, now) if job else latency_s
+        status = CALLER_HUNG_UP if hung_up else error.status if error else 200
+        observability.request_done(
+            RequestFacts(
+                dialect=request.dialect,
+                status=status,
+                code=error.code if error else "",
+                streamed=request.stream,
+                duration_s=latency_s,
+                first_token_s=first_token_s,
+                overhead_s=overhead_s,
+            )
+        )
         self._request_log.put(
             RequestLogRow(
                 id=call.request_id,
@@ -477,7 +496,7 @@ class Pipeline:
                 requested_model=request.model[:200],
                 model_name=served.target.model_name if served else "",
                 provider_name=served.target.provider_name if served else "",
-                status=CALLER_HUNG_UP if hung_up else error.status if error else 200,
+                status=status,
                 error_code=error.code if error else "",
                 finish_reason=outcome.finish_reason,
                 fallback_used=job.fallback_used if job else False,
@@ -486,8 +505,8 @@ class Pipeline:
                 output_tokens=sum(tried.usage.total_output for tried in attempts),
                 cost_pico=_total_cost(attempts),
                 latency_ms=latency_s * 1000,
-                first_token_ms=(first_token_at - ended + latency_s) * 1000 if first_token_at else None,
-                overhead_ms=(self._overhead_s(call, job, now) if job else latency_s) * 1000,
+                first_token_ms=None if first_token_s is None else first_token_s * 1000,
+                overhead_ms=overhead_s * 1000,
                 end_user=request.end_user or "",
                 tags=request.extensions.tags,
                 client_ip=call.client_ip,

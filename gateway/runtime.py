@@ -18,7 +18,7 @@ from django.db.models import Q
 from billing.ledger import Ledger
 from billing.models import PriceVersion
 from billing.pricing import Price, PricedVersion, select
-from gateway import dispatch
+from gateway import dispatch, observability
 from gateway.dispatch import Dispatcher
 from gateway.errors import InvalidApiKey, LedgerUnavailable
 from gateway.idempotency import IdempotentCalls
@@ -264,6 +264,11 @@ class Runtime:
         await self.health.open()
         await self.ledger.open()
         await self.request_log.open()
+
+    def report(self) -> None:
+        """What is looked at rather than counted, for the metrics."""
+        observability.OPEN_CIRCUITS.set(self.health.open_circuits)
+        observability.LOG_ROWS_DROPPED.set(self.request_log.dropped)
 
     async def close(self) -> None:
         """Let what is under way finish, then write down what is left to write down."""

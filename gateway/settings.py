@@ -1,6 +1,7 @@
 """Django's settings, all from the environment or ``.env``. docs/configuration.md describes each."""
 
 import ipaddress
+import os
 from typing import Any
 
 from csp.constants import NONCE, NONE, SELF
@@ -16,6 +17,9 @@ SECRET_KEY = installation.secret("SECRET_KEY")
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=4000)
 WEB_WORKERS = env.int("WEB_WORKERS", default=1)
+if WEB_WORKERS > 1:  # before anything counts: each worker then writes files that any of them can add up
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(DATA_DIR / "run" / "metrics"))
+    (DATA_DIR / "run" / "metrics").mkdir(parents=True, exist_ok=True)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]", HOST])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 TRUSTED_PROXIES = [ipaddress.ip_network(cidr) for cidr in env.list("TRUSTED_PROXIES", default=[])]
@@ -30,6 +34,10 @@ BODY_TIMEOUT_S = env.float("BODY_TIMEOUT_S", default=30.0)
 FIRST_EVENT_PATIENCE_S = env.float("FIRST_EVENT_PATIENCE_S", default=15.0)
 KEEP_ALIVE_INTERVAL_S = env.float("KEEP_ALIVE_INTERVAL_S", default=10.0)
 DRAIN_S = env.float("DRAIN_S", default=30.0)
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+METRICS_NETWORKS = [
+    ipaddress.ip_network(cidr) for cidr in env.list("METRICS_NETWORKS", default=["127.0.0.0/8", "::1/128"])
+]
 ALLOW_UNPRICED = env.bool("ALLOW_UNPRICED", default=True)
 
 # --------------------------------------------------------------------------- apps

@@ -13,4 +13,5 @@ urlpatterns = [
     path("health", views.ready),
     path("health/live", views.live),
     path("health/ready", views.ready),
+    path("metrics", views.metrics),
 ]

@@ -1,10 +1,16 @@
 """Probes and the front door."""
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from ipaddress import ip_address
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
+from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
 
-from gateway import runtime
+from gateway import observability, runtime
+from tenants.network import client_address
+from tenants.tokens import bearer_from
 
 
 @require_safe
@@ -22,6 +28,25 @@ async def ready(request: HttpRequest) -> JsonResponse:
         {"status": "ok" if writable else "unavailable", "ledger": "ok" if writable else "cannot be written"},
         status=200 if writable else 503,
     )
+
+
+@require_safe
+async def metrics(request: HttpRequest) -> HttpResponse:
+    """For a scraper that shows METRICS_TOKEN or comes from METRICS_NETWORKS; nobody else learns that it is there."""
+    if not _may_scrape(request):
+        raise Http404
+    running = await runtime.current()
+    running.report()
+    return HttpResponse(observability.exposition(), content_type=observability.CONTENT_TYPE)
+
+
+def _may_scrape(request: HttpRequest) -> bool:
+    token = settings.METRICS_TOKEN
+    if token:
+        given = bearer_from(request.scope["headers"]) or ""  # type: ignore[attr-defined]
+        return constant_time_compare(given, token)
+    client = ip_address(client_address(request.scope, settings.TRUSTED_PROXIES))  # type: ignore[attr-defined]
+    return any(client in network for network in settings.METRICS_NETWORKS)
 
 
 @require_safe

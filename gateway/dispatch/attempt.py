@@ -11,7 +11,9 @@ import uuid_utils
 
 from billing.ledger import Admission, Ledger, NewAttempt, NewSettlement
 from billing.pricing import Price, estimate_tokens
+from gateway import observability
 from gateway.errors import GatewayError, GatewayTimeout, ProviderError
+from gateway.observability import AttemptFacts, TokenClass
 from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
 from gateway.wire.types import Request, Usage
@@ -168,6 +170,15 @@ class OpenAttempt:
         self.outcome, self.error, self.usage = outcome, error, usage
         price = self.target.price if isinstance(self.target.price, Price) else None
         self.cost_pico = price.cost(usage) if price else None
+        observability.attempt_done(
+            AttemptFacts(
+                kind=self.target.kind,
+                purpose=self.purpose,
+                outcome=outcome,
+                tokens=_counted(usage),
+                cost_usd=None if self.cost_pico is None else self.cost_pico / 1e12,
+            )
+        )
         self._ledger.settle(
             NewSettlement(
                 attempt_id=self.id,
@@ -200,6 +211,19 @@ class OpenAttempt:
             if (status := _vendor_status(self.error)) is not None:
                 told["status"] = status
         return told
+
+
+def _counted(usage: Usage) -> tuple[tuple[TokenClass, int], ...]:
+    """The classes that occur, for the metrics."""
+    written = usage.cache_write_5m + usage.cache_write_1h
+    classes: tuple[tuple[TokenClass, int], ...] = (
+        ("input", usage.input + usage.audio_input),
+        ("cached_input", usage.cached_input),
+        ("cache_write", written),
+        ("output", usage.output + usage.audio_output),
+        ("reasoning", usage.reasoning),
+    )
+    return tuple(counted for counted in classes if counted[1])
 
 
 def failed_usage(error: GatewayError) -> Usage:

@@ -117,6 +117,10 @@ class TargetHealth:
             return None
         return sorted(times)[min(int(quantile * len(times)), len(times) - 1)]
 
+    @property
+    def open_circuits(self) -> int:
+        return len(self._not_closed)
+
     # ------------------------------------------------------------------ told by the dispatcher
 
     def succeeded(self, circuit: str, first_token_s: float) -> None:

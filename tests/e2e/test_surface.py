@@ -16,6 +16,7 @@ OPEN = {
     "health": "readiness, for load balancers",
     "health/live": "liveness, for orchestrators",
     "health/ready": "readiness, for load balancers",
+    "metrics": "asks for METRICS_TOKEN or a listed network (test_metrics.py)",
     "v1/<path:rest>": "tells anybody only that a path is unknown",
     "v1/": "has no view of its own: the API's name for reversing",
     "admin/login/": "is the sign-in page",
