@@ -34,5 +34,8 @@ class Action(StrEnum):
     ALIAS_CHANGED = "alias.changed"
     ALIAS_DELETED = "alias.deleted"
 
+    CIRCUIT_TRIPPED = "circuit.tripped"
+    CIRCUIT_RESET = "circuit.reset"
+
     PRICE_SET = "price.set"
     PRICE_BOOK_IMPORTED = "price_book.imported"

@@ -4,14 +4,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path
 
 from audit.actions import Action
 from audit.record import Actor, changes_between, record
+from gateway import circuits
 from gateway.admin_columns import NOTHING, owned_label
+from gateway.models import Model
 from gateway.operations import Hour, overview
 from tenants.models import User
 from tenants.network import client_address
@@ -67,6 +72,37 @@ class OperatorSite(admin.AdminSite):
         peak = max(hour.requests for hour in today.hours)
         figures = {"overview": today, "bars": chart(today.hours), "chart_height": CHART_HEIGHT, "peak": peak}
         return super().index(request, {**figures, **(extra_context or {})})
+
+    def get_urls(self) -> list[Any]:
+        return [
+            path("circuit-breakers/", self.admin_view(self.circuit_breakers), name="circuit_breakers"),
+            *super().get_urls(),
+        ]
+
+    def circuit_breakers(self, request: HttpRequest) -> HttpResponse:
+        """Every target's breaker, with a switch for each."""
+        if request.method == "POST":
+            return self._switch_circuit(request)
+        try:
+            found = circuits.circuits_of(Model.objects.filter(enabled=True))
+        except circuits.CircuitsUnavailable:
+            found = []
+            messages.error(request, "Redis, where the breakers are shared, does not answer.")
+        context = {**self.each_context(request), "title": "Circuit breakers", "circuits": found}
+        return TemplateResponse(request, "admin/circuit_breakers.html", context)
+
+    def _switch_circuit(self, request: HttpRequest) -> HttpResponse:
+        model = get_object_or_404(Model.objects.select_related("tenant", "provider"), pk=request.POST.get("model"))
+        act = {"trip": circuits.trip, "reset": circuits.reset}.get(request.POST.get("act", ""))
+        if act is None:
+            return HttpResponseBadRequest("Trip or reset?")
+        try:
+            act(model, self.actor(request))
+        except circuits.CircuitsUnavailable:
+            messages.error(request, "Redis, where the breakers are shared, does not answer: nothing was changed.")
+        else:
+            messages.success(request, f"{model}: {request.POST['act']}. Every process follows within a second or two.")
+        return redirect("admin:circuit_breakers")
 
     def autocomplete_view(self, request: HttpRequest) -> HttpResponse:
         return OwnedAutocomplete.as_view(admin_site=self)(request)

@@ -89,6 +89,17 @@ TEMPLATES = [
     }
 ]
 
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "tenants.authentication.TokenAuthentication",
+        "tenants.authentication.ManagerSession",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.IsManager"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "UNAUTHENTICATED_USER": None,
+}
+
 # --------------------------------------------------------------------------- data
 # Without URLs (checks, `makemigrations`) the addresses lead nowhere; whatever needs a database got them from
 # gateway.embedded before these settings were read.

@@ -1,15 +1,17 @@
 """Every path that Django answers. Paths forwarded to a vendor are routed in :mod:`gateway.asgi`."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
 from gateway import views
+from gateway.api import router
 from gateway.v1 import api
 
 urlpatterns = [
     path("", views.front_door),
     path("admin/", admin.site.urls),
     path("v1/", api.urls),
+    path("api/", include(router.urls)),
     path("health", views.ready),
     path("health/live", views.live),
     path("health/ready", views.ready),

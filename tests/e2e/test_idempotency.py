@@ -95,7 +95,8 @@ async def test_a_broken_stream_is_not_replayed_as_if_it_were_whole(
 @pytest.mark.parametrize("key", ["", "x" * 256])
 async def test_a_key_that_is_none_is_refused(gateway: GatewayProcess, key: str) -> None:
     sent = {"authorization": f"Bearer {TOKEN}", "idempotency-key": key}
-    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=said("hi"), headers=sent)
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{gateway.url}/v1/chat/completions", json=said("hi"), headers=sent)
     assert answer.status_code == 400
 
 
@@ -112,9 +113,7 @@ async def test_an_sdks_own_retry_gets_the_answer_of_its_first_try(
     assert calls_of(vendors, "sdk retry") == 1
 
 
-async def test_two_first_tries_with_the_same_body_are_two_calls(
-    gateway: GatewayProcess, vendors: VendorServer
-) -> None:
+async def test_two_first_tries_with_the_same_body_are_two_calls(gateway: GatewayProcess, vendors: VendorServer) -> None:
     for _ in range(2):
         await ask(gateway.url, None, said("asked twice"), **{"x-stainless-retry-count": "0"})
     assert calls_of(vendors, "asked twice") == 2

@@ -1,0 +1,99 @@
+"""Circuit breakers through the management API and the operators' page."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from django.conf import settings
+from django.test import Client
+
+from audit.models import AuditEvent
+from audit.record import Actor
+from gateway.models import Model, Provider
+from gateway.providers.health import SHARED_KEY
+from tenants.models import ApiToken, Membership, Project, Tenant, User
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def nothing_shared() -> Iterator[None]:
+    with redis.Redis.from_url(settings.REDIS_URL) as connection:
+        connection.delete(SHARED_KEY)
+        yield
+        connection.delete(SHARED_KEY)
+
+
+def bearer(project: Project, actor: Actor, *scopes: str) -> dict[str, str]:
+    _, text = ApiToken.issue(tenant=project.tenant, project=project, name="api", actor=actor, scopes=scopes)
+    return {"HTTP_AUTHORIZATION": f"Bearer {text}"}
+
+
+@pytest.fixture
+def manager(client: Client, project: Project, actor: Actor) -> Client:
+    client.defaults |= bearer(project, actor, "management")
+    return client
+
+
+@pytest.fixture
+def foreign_model(other_tenant: Tenant) -> Model:
+    provider = Provider.objects.create(
+        tenant=other_tenant, name="theirs", kind="openai-compatible", base_url="https://llm.example.com/v1"
+    )
+    return Model.objects.create(tenant=other_tenant, name="theirs", provider=provider, vendor_model="v")
+
+
+def test_a_tenant_sees_its_own_models_and_no_others(manager: Client, model: Model, foreign_model: Model) -> None:
+    answer = manager.get("/api/circuit-breakers")
+    assert answer.status_code == 200
+    assert [(row["model"], row["state"]) for row in answer.json()["data"]] == [(model.name, "closed")]
+
+
+def test_a_trip_is_seen_audited_and_reset(manager: Client, model: Model) -> None:
+    tripped = manager.post(f"/api/circuit-breakers/{model.pk}/trip")
+    assert (tripped.status_code, tripped.json()["state"], tripped.json()["by_hand"]) == (200, "open", True)
+    reset = manager.post(f"/api/circuit-breakers/{model.pk}/reset")
+    assert (reset.status_code, reset.json()["state"]) == (200, "closed")
+    assert list(AuditEvent.objects.order_by("sequence").values_list("action", flat=True))[-2:] == [
+        "circuit.tripped",
+        "circuit.reset",
+    ]
+
+
+def test_a_foreign_model_is_as_unknown_as_none(manager: Client, foreign_model: Model) -> None:
+    foreign = manager.post(f"/api/circuit-breakers/{foreign_model.pk}/trip")
+    unknown = manager.post("/api/circuit-breakers/00000000-0000-7000-8000-000000000000/trip")
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.content == unknown.content
+
+
+def test_a_token_for_inference_is_refused(client: Client, project: Project, actor: Actor) -> None:
+    answer = client.get("/api/circuit-breakers", **bearer(project, actor, "inference"))
+    assert answer.status_code == 401
+
+
+def test_nobody_is_refused(client: Client) -> None:
+    assert client.get("/api/circuit-breakers").status_code == 401
+
+
+def test_a_viewer_may_look_and_not_switch(client: Client, tenant: Tenant, model: Model) -> None:
+    user = User.objects.create_user("viewer@example.com", password=None)
+    Membership.objects.create(tenant=tenant, user=user, role="viewer")
+    client.force_login(user)
+    assert len(client.get("/api/circuit-breakers").json()["data"]) == 1
+    assert client.post(f"/api/circuit-breakers/{model.pk}/trip").status_code == 404
+
+
+def test_an_operator_sees_all_and_switches_on_the_page(browser: Client, model: Model, foreign_model: Model) -> None:
+    page = browser.get("/admin/circuit-breakers/").content.decode()
+    assert model.name in page
+    assert foreign_model.name in page
+
+    answer = browser.post("/admin/circuit-breakers/", {"model": foreign_model.pk, "act": "trip"}, follow=True)
+    assert "<strong>open</strong> by hand" in answer.content.decode()
+    assert AuditEvent.objects.order_by("sequence").last().action == "circuit.tripped"  # type: ignore[union-attr]
+
+
+def test_the_page_says_so_when_redis_is_away(browser: Client, model: Model, settings: object) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"  # type: ignore[attr-defined]
+    assert "does not answer" in browser.get("/admin/circuit-breakers/").content.decode()
