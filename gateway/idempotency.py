@@ -262,7 +262,9 @@ class IdempotentCalls:
         mine = msgspec.msgpack.encode(SharedClaim(call.fingerprint, self._process_id))
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
-                before = await self._redis.set(_shared(call), mine, nx=True, get=True, px=int(LEASE_S * 1000))
+                if await self._redis.set(_shared(call), mine, nx=True, px=int(LEASE_S * 1000)):
+                    return None
+                before = await self._redis.get(_shared(call))
         except (RedisError, OSError, TimeoutError):
             return None
         return None if before is None else _claim_of(before)

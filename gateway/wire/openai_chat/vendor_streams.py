@@ -199,6 +199,7 @@ class ChatStreamParser:
         thoughts: list[str] = []
         chunk = Chunk()
         usage = None
+        refusals = 0
         for event in events:
             if event.usage is not None:
                 usage = event.usage
@@ -214,12 +215,13 @@ class ChatStreamParser:
                     texts.append(content)
                 if reasoning := delta.reasoning_content or delta.reasoning:
                     thoughts.append(reasoning)
+                refusals += bool(delta.refusal)
                 if delta.tool_calls or delta.refusal or delta.function_call or isinstance(content, list):
                     self._add_rarer_content(chunk, choice.index, delta)
         chunk.text += "".join(texts)
         chunk.thinking += "".join(thoughts)
         chunk.output_chars = _generated_chars(chunk)
-        pieces = len(texts) + len(thoughts) + len(chunk.tool_calls)
+        pieces = len(texts) + len(thoughts) + len(chunk.tool_calls) + refusals
         chunk.output_pieces = pieces if pieces > 1 else 0
         if usage is not None:
             chunk.usage = parse_usage(usage)
