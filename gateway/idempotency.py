@@ -13,7 +13,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,13 +213,13 @@ class IdempotentCalls:
         call = self._calls[name] = Call(name, fingerprint, Transcript())
         claimed = await self._claim_shared(call)
         if claimed is None:
-            self._in_background(self._perform(call))
+            self._in_background(self._perform, call)
             return call
         if claimed.fingerprint != fingerprint:
             self._forget(call)
         _check(claimed.fingerprint, fingerprint)
         call.mine = False
-        self._in_background(self._follow(call))
+        self._in_background(self._follow, call)
         return call
 
     def failed(self, call: Call, error: GatewayError) -> None:
@@ -301,10 +301,10 @@ class IdempotentCalls:
             logger.warning("an idempotent call of another process cannot be followed: %s", exc)
         self.failed(call, lost)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Callable[[Call], Coroutine[Any, Any, None]], call: Call) -> None:
         async def attempt() -> None:
             try:
-                await work
+                await work(call)
             except (RedisError, OSError) as exc:
                 logger.warning("an idempotency key is not shared with other processes: %s", exc)
 

@@ -65,9 +65,9 @@ class TargetHealth:
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait((self._following,))
+        while self._following is not None and not self._following.done():
+            self._following.cancel()  # repeated: redis-py swallows a cancellation that meets it while connecting
+            await asyncio.wait((self._following,), timeout=POLL_S)
         for task in self._publishing:
             task.cancel()
 
