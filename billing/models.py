@@ -204,6 +204,7 @@ class Attempt(models.Model):
 
     class Purpose(models.TextChoices):
         SERVE = "serve"
+        RETRY = "retry"
         FALLBACK = "fallback"
         RESCUE = "rescue"
         HEDGE = "hedge"

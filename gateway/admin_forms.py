@@ -8,7 +8,7 @@ from django import forms
 from gateway.providers.outbound import Deadlines
 
 LONGEST_DEADLINE_S = 86_400.0
-STAGES = ("connect", "first_token", "between_chunks", "total")
+STAGES = ("connect", "first_byte", "first_token", "between_chunks", "total")
 
 
 class LinesField(forms.CharField):
@@ -60,6 +60,7 @@ class DeadlinesForm(OwnedForm):
     """The ``deadlines`` of a row as one number of seconds for each stage; an empty one leaves the default."""
 
     connect = _deadline("Connect", Deadlines().connect)
+    first_byte = _deadline("First byte", Deadlines().first_byte)
     first_token = _deadline("First token", Deadlines().first_token)
     between_chunks = _deadline("Between chunks", Deadlines().between_chunks)
     total = _deadline("Whole call", Deadlines().total)

@@ -1,5 +1,6 @@
 """The operators' site: who may enter, in which order it lists things, and its start page."""
 
+import uuid
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ MODEL_ORDER = (
 )  # fmt: skip
 CHART_HEIGHT = 80
 BAR_STEP = 12
+CIRCUIT_SWITCH = {"trip": (circuits.trip, "tripped"), "reset": (circuits.reset, "reset")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +94,20 @@ class OperatorSite(admin.AdminSite):
         return TemplateResponse(request, "admin/circuit_breakers.html", context)
 
     def _switch_circuit(self, request: HttpRequest) -> HttpResponse:
-        model = get_object_or_404(Model.objects.select_related("tenant", "provider"), pk=request.POST.get("model"))
-        act = {"trip": circuits.trip, "reset": circuits.reset}.get(request.POST.get("act", ""))
+        act, done = CIRCUIT_SWITCH.get(request.POST.get("act", ""), (None, ""))
+        try:
+            chosen = uuid.UUID(request.POST.get("model", ""))
+        except ValueError:
+            act = None
         if act is None:
-            return HttpResponseBadRequest("Trip or reset?")
+            return HttpResponseBadRequest("Trip or reset, and which model?")
+        model = get_object_or_404(Model.objects.select_related("tenant", "provider"), pk=chosen)
         try:
             act(model, self.actor(request))
         except circuits.CircuitsUnavailable:
             messages.error(request, "Redis, where the breakers are shared, does not answer: nothing was changed.")
         else:
-            messages.success(request, f"{model}: {request.POST['act']}. Every process follows within a second or two.")
+            messages.success(request, f"{model}: {done}. Every process follows within a second or two.")
         return redirect("admin:circuit_breakers")
 
     def autocomplete_view(self, request: HttpRequest) -> HttpResponse:

@@ -1,6 +1,7 @@
 """The gateway's part of the management API."""
 
 from typing import Any
+from uuid import UUID
 
 from django.http import Http404
 from rest_framework.decorators import action
@@ -26,7 +27,7 @@ class Unavailable(APIException):
 class CircuitBreakers(ViewSet):
     """One breaker for each model of a provider; ``id`` is the model's."""
 
-    lookup_value_regex = "[0-9a-f-]{36}"
+    lookup_value_converter = "uuid"
 
     def list(self, request: Request) -> Response:
         try:
@@ -36,15 +37,15 @@ class CircuitBreakers(ViewSet):
         return Response({"data": [_described(circuit) for circuit in found]})
 
     @action(detail=True, methods=["post"])
-    def trip(self, request: Request, pk: str) -> Response:
+    def trip(self, request: Request, pk: UUID) -> Response:
         return self._switch(request, pk, circuits.trip)
 
     @action(detail=True, methods=["post"])
-    def reset(self, request: Request, pk: str) -> Response:
+    def reset(self, request: Request, pk: UUID) -> Response:
         return self._switch(request, pk, circuits.reset)
 
     @staticmethod
-    def _switch(request: Request, pk: str, act: Any) -> Response:
+    def _switch(request: Request, pk: UUID, act: Any) -> Response:
         """What a caller may see but not switch is as unknown to it as what does not exist."""
         model = _models(request, Permission.MANAGE_PROVIDERS).select_related("provider", "tenant").filter(pk=pk).first()
         if model is None:
@@ -80,5 +81,5 @@ def _described(circuit: Circuit) -> dict[str, Any]:
     }
 
 
-router = SimpleRouter(trailing_slash=False)
+router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("circuit-breakers", CircuitBreakers, basename="circuit-breaker")

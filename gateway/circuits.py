@@ -19,6 +19,7 @@ from django.db.models import QuerySet
 from audit.actions import Action
 from audit.record import Actor, record
 from gateway.models import Model, ProviderKey
+from gateway.providers.breaker import State
 from gateway.providers.health import SHARED_KEY, SharedCircuit, reset_by_hand, tripped_by_hand
 
 REDIS_TIMEOUT_S = 1.0
@@ -26,10 +27,11 @@ REDIS_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """The state of one model's target. ``retry_at`` is when it is tried again; None while closed or held by hand."""
+    """The state of one model's target, for all processes together. ``retry_at`` is when it is tried again, or could
+    have been if anybody had called; None while closed or held by hand."""
 
     model: Model
-    state: str  # closed | open
+    state: State
     since: datetime | None
     retry_at: datetime | None
     last_error: str
@@ -75,14 +77,11 @@ def _names(rows: list[Model]) -> Mapping[uuid.UUID, str]:
 def _circuit(model: Model, entry: SharedCircuit | None) -> Circuit:
     if entry is None or entry.state == "closed":
         return Circuit(model, "closed", None, None, "", by_hand=False)
-    return Circuit(
-        model,
-        "open",
-        datetime.fromtimestamp(entry.at, UTC),
-        None if entry.by_hand else datetime.fromtimestamp(max(entry.retry_at, time.time()), UTC),
-        entry.error,
-        entry.by_hand,
-    )
+    since, retry_at = datetime.fromtimestamp(entry.at, UTC), datetime.fromtimestamp(entry.retry_at, UTC)
+    if entry.by_hand:
+        return Circuit(model, "open", since, None, entry.error, by_hand=True)
+    state: State = "open" if time.time() < entry.retry_at else "half_open"
+    return Circuit(model, state, since, retry_at, entry.error, by_hand=False)
 
 
 def _connection() -> "redis.Redis":

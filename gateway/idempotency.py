@@ -192,9 +192,10 @@ class IdempotentCalls:
         self._background: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        while self._background:
+            for task in self._background:
+                task.cancel()  # repeated: redis-py swallows a cancellation that meets it while connecting
+            await asyncio.wait(set(self._background), timeout=1.0)
 
     async def claim(self, scope: str, key: str, fingerprint: bytes) -> Call:
         """The call that ``key`` stands for within ``scope`` (an API token).

@@ -93,7 +93,7 @@ class Provider(Row):
         default=dict,
         blank=True,
         validators=[validate_deadlines],
-        help_text="Seconds: connect, first_token, between_chunks, total. Empty: defaults.",
+        help_text="Seconds: connect, first_byte, first_token, between_chunks, total. Empty: defaults.",
     )
     region = models.CharField(max_length=32, blank=True)
     weight = models.PositiveSmallIntegerField(default=1)
@@ -259,11 +259,16 @@ class Model(Row):
         blank=True,
         help_text="Names of models tried next, in order, when this one fails.",
     )
+    hedging = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Ask the first fallback as well when this model is slower than usual; the first token wins.",
+    )
     deadlines = models.JSONField(
         default=dict,
         blank=True,
         validators=[validate_deadlines],
-        help_text="Seconds: connect, first_token, between_chunks, total. Empty: the provider's.",
+        help_text="Seconds: connect, first_byte, first_token, between_chunks, total. Empty: the provider's.",
     )
 
     class Meta:

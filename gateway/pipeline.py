@@ -319,6 +319,7 @@ class Pipeline:
             token_id=token.id,
             targets=policy.targets(model, token, fallback=wanted.fallback is not False),
             timeout_s=wanted.timeout_s,
+            hedging=model.hedging,
         )
 
     # ------------------------------------------------------------------ whole answers

@@ -73,6 +73,7 @@ class ModelFacts:
     context_window: int | None
     capabilities: frozenset[str]
     created_at: int
+    hedging: bool = False
     why_unusable: str = ""
 
 

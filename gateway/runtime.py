@@ -190,6 +190,7 @@ def _model_facts(tenant: Tenant, row: Model, keys: dict[str, ProviderKey], price
         context_window=row.context_window,
         capabilities=frozenset(row.capabilities),
         created_at=int(row.created_at.timestamp()),
+        hedging=row.hedging,
         why_unusable=why_unusable,
     )
 

@@ -34,6 +34,8 @@ BODY_TIMEOUT_S = env.float("BODY_TIMEOUT_S", default=30.0)
 FIRST_EVENT_PATIENCE_S = env.float("FIRST_EVENT_PATIENCE_S", default=15.0)
 KEEP_ALIVE_INTERVAL_S = env.float("KEEP_ALIVE_INTERVAL_S", default=10.0)
 DRAIN_S = env.float("DRAIN_S", default=30.0)
+BREAKER_FAILURES = env.int("BREAKER_FAILURES", default=5)
+BREAKER_COOL_DOWN_S = env.float("BREAKER_COOL_DOWN_S", default=5.0)
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_NETWORKS = [
     ipaddress.ip_network(cidr) for cidr in env.list("METRICS_NETWORKS", default=["127.0.0.0/8", "::1/128"])

@@ -75,7 +75,7 @@ class ModelAdmin(AuditedAdmin):
         (None, {"fields": ("tenant", "name", "provider", "vendor_model", "enabled", "rows")}),
         ("Price", {"fields": ("price", "price_origin")}),
         ("What it can do", {"fields": ("modality", "capabilities", ("context_window", "max_output_tokens"))}),
-        ("When it fails", {"fields": ("fallbacks",)}),
+        ("When it fails", {"fields": ("fallbacks", "hedging")}),
         ("Deadlines", {"fields": (STAGES,), "description": "Seconds. A field left empty takes the provider's."}),
     )
     readonly_fields = ("price", "price_origin", "rows")

@@ -26,7 +26,7 @@ from tenants.tokens import Peppers, matches
 _PROVIDER_VALUES = ("kind", "on_disconnect", "deadlines", "region", "weight", "enabled")
 _MODEL_VALUES = (
     "vendor_model", "fallbacks", "capabilities", "modality", "context_window", "max_output_tokens", "deadlines",
-    "enabled",
+    "hedging", "enabled",
 )  # fmt: skip
 _TOKEN_ATTRIBUTES = {
     "models": "allowed_models",

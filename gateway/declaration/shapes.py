@@ -189,6 +189,7 @@ MODEL: Final = Shape(
         "vendor_model": Field(document.name),
         "price": Field(mapping_of("price", PRICE_FIELDS)),
         "fallbacks": Field(document.list_of(document.name)),
+        "hedging": _ON,
         "capabilities": Field(document.list_of(document.one_of(CAPABILITIES))),
         "modality": Field(document.one_of(MODALITIES)),
         "context_window": _SIZE,

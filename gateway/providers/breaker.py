@@ -87,7 +87,8 @@ class Breaker:
         if self.opened_at is not None:
             if self.state(now) != "half_open":
                 return False  # a call from before it opened
-            self.cool_down_s = min(2 * self.cool_down_s, self._rules.longest_cool_down_s)
+            longest_s = max(self._rules.longest_cool_down_s, self._rules.cool_down_s)
+            self.cool_down_s = min(2 * self.cool_down_s, longest_s)
             self.open(now)
             return True
         self._in_a_row += 1

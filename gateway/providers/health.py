@@ -132,6 +132,7 @@ class TargetHealth:
         if breaker.succeeded(time.monotonic()):
             self._not_closed.discard(circuit)
             self._publish(circuit, SharedCircuit("closed", time.time()))
+            self._in_background(self._release_probe(circuit))
 
     def failed(self, circuit: str, error: ProviderError) -> None:
         if error.vendor_status == 429:
@@ -146,6 +147,7 @@ class TargetHealth:
             self._not_closed.add(circuit)
             logger.warning("circuit %s is open for %.0f s: %s", circuit, breaker.cool_down_s, told)
             self._publish(circuit, _shared_opening(breaker))
+            self._in_background(self._end_probe_with_cool_down(circuit, breaker.cool_down_s))
 
     def abandoned_probe(self, circuit: str) -> None:
         """A call ended without saying anything about the target: another one may probe."""
@@ -192,11 +194,13 @@ class TargetHealth:
     def _publish(self, circuit: str, entry: SharedCircuit) -> None:
         self._changed_at[circuit] = entry.at
         self._in_background(write_shared(self._redis, circuit, entry))
-        if entry.state == "closed":
-            self._in_background(self._release_probe(circuit))
 
     async def _release_probe(self, circuit: str) -> None:
         await self._redis.delete(_probe_key(circuit))
+
+    async def _end_probe_with_cool_down(self, circuit: str, cool_down_s: float) -> None:
+        """A failed probe's lease would outlast the cool-down; gone at once, those who have not heard would probe."""
+        await self._redis.pexpire(_probe_key(circuit), int(cool_down_s * 1000))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         async def attempt() -> None:

@@ -80,6 +80,19 @@ def declaration(url: str) -> str:
         f"      - {{name: hopeless, provider: openai, vendor_model: h-cut40rst-tok60, {price}, fallbacks: [shorter]}}"
     )
     lines.append(f"      - {{name: alone, provider: openai, vendor_model: a-cut40rst-tok60, {price}}}")
+    lines += [
+        f"      - {{name: p-refuses, provider: openai-2, vendor_model: r-noprefill-tok60, {price}, capabilities: [prefill]}}",
+        f"      - {{name: slow, provider: openai, vendor_model: sl-slowfirst6-tok60, {price}, fallbacks: [openai-backup], "
+        "hedging: true, deadlines: {first_token: 15}}",
+    ]
+    for name in ("openai", "anthropic"):
+        lines.append(
+            f"      - {{name: {name}-continued, provider: {name}, vendor_model: c-cut40rst-tok60, {price}, "
+            f"fallbacks: [{name}-prefill]}}"
+        )
+    lines.append(
+        f"      - {{name: no-prefill, provider: openai, vendor_model: n-cut40rst-tok60, {price}, fallbacks: [p-refuses]}}"
+    )
     lines.append(
         f"      - {{name: tooling, provider: openai, vendor_model: t-tool-errevent2, {price}, fallbacks: [openai-backup]}}"
     )
@@ -181,6 +194,33 @@ def test_an_answer_that_differs_is_not_glued_on_and_the_next_target_is_asked(
         ("shorter", "failed"),
         ("openai-backup", "settled"),
     ]
+
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+def test_a_target_that_takes_a_beginning_continues_it(
+    client: openai.OpenAI, gateway: GatewayProcess, vendor: str
+) -> None:
+    told = Told(client, f"{vendor}-continued")
+
+    assert told.text == WHOLE_TEXT
+    assert [rescue["how"] for rescue in told.metadata["rescues"]] == ["continuation"]
+    assert gateway.line_of(told.metadata["request_id"])[-1]["output_tokens"] <= 21  # only the rest was generated
+
+
+def test_a_refused_beginning_is_not_the_answer(client: openai.OpenAI) -> None:
+    told = Told(client, "no-prefill")
+
+    assert told.text == WHOLE_TEXT
+    assert [rescue["how"] for rescue in told.metadata["rescues"]] == ["restart"]
+
+
+def test_a_second_target_is_asked_when_the_first_is_slow(client: openai.OpenAI, gateway: GatewayProcess) -> None:
+    told = Told(client, "slow")
+
+    assert told.text == WHOLE_TEXT
+    assert told.seconds < 5
+    lines = gateway.line_of(told.metadata["request_id"])
+    assert [(line["purpose"], line["state"]) for line in lines] == [("serve", "cancelled"), ("hedge", "settled")]
 
 
 @pytest.mark.parametrize("model", ["hopeless", "alone", "tooling"])

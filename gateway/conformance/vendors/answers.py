@@ -47,6 +47,7 @@ class Prompt:
     choices: int = 1
     include_usage: bool = True
     logprobs: bool = False
+    prefill: str = ""  # the beginning of the answer, given by the caller as the last turn
 
 
 @dataclass(slots=True)
@@ -126,6 +127,7 @@ def plan(prompt: Prompt, behaviour: Behaviour, caches: bool = True, writes_cache
     thinking = _numbered("think", behaviour.thinking)
     calls = _calls(prompt, behaviour)
     text = _text(prompt, behaviour, bool(calls))
+    text = _continued(text, prompt.prefill)
     text, stop_sequence = _stopped(text, prompt.stop if behaviour.stop else [])
     finish: Finish = "tool_calls" if calls else "stop"
     if prompt.max_tokens is not None and len(text) > prompt.max_tokens:
@@ -149,6 +151,19 @@ def plan(prompt: Prompt, behaviour: Behaviour, caches: bool = True, writes_cache
     )
     number = next(_NUMBERS)
     return Answer(f"{number:08d}", prompt.model, int(time.time()), text, thinking, calls, finish, usage, stop_sequence)
+
+
+def _continued(pieces: list[str], prefill: str) -> list[str]:
+    """What is left to say after ``prefill``; all of it where that is not how the answer begins."""
+    text = "".join(pieces)
+    if not prefill or not text.startswith(prefill):
+        return pieces
+    left, length = [], 0
+    for piece in pieces:
+        if rest := piece[max(len(prefill) - length, 0) :]:
+            left.append(rest)
+        length += len(piece)
+    return left
 
 
 def signature_of(thinking: str) -> str:

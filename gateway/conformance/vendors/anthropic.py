@@ -130,6 +130,7 @@ class Anthropic(Format):
         if last["role"] == "assistant":
             text = last["content"] if isinstance(last["content"], str) else last["content"][-1].get("text", "")
             check(text == text.rstrip(), "messages: final assistant content cannot end with trailing whitespace")
+            prompt.prefill = text
         blocks = last["content"] if isinstance(last["content"], list) else []
         prompt.after_tool_result = any(block["type"] == "tool_result" for block in blocks)
 

@@ -18,6 +18,7 @@ cached. Later parts win over earlier ones. The same words script the next calls 
     filter        all tokens, then a content filter's stop (Ollama has none: a plain stop)
     length        stops for length after max_tokens, at most tokN (or 60) tokens
     echo          the last user text, then " [image/png ...]" for the media seen in that message
+    noprefill     refuses a last turn that begins the answer; others go on from it where it is what they would say
     stop          honours stop sequences (any other model ignores them; max_tokens is always honoured)
 
     pace
@@ -96,6 +97,7 @@ class Behaviour:
     wrong_type: bool = False
     empty: bool = False
     giant: bool = False
+    noprefill: bool = False
 
     @property
     def text_tokens(self) -> int:
@@ -118,7 +120,7 @@ _WORDS: list[tuple[str, Callable[[re.Match[str]], dict[str, Any]]]] = [
     (r"think(\d+)", lambda m: {"thinking": int(m[1])}),
     (r"tool", lambda _: {"tool_calls": 1}),
     (r"tools(\d+)", lambda m: {"tool_calls": int(m[1])}),
-    (r"json|refuse|filter|length|echo|stop|empty|giant|reset", lambda m: {m[0]: True}),
+    (r"json|refuse|filter|length|echo|stop|empty|giant|reset|noprefill", lambda m: {m[0]: True}),
     (r"gap(\d+)", lambda m: {"gap_s": int(m[1]) / 1000}),
     (r"slowfirst(\d+)(ms)?", lambda m: {"first_token_s": _seconds(m[1], m[2])}),
     (r"drip(\d+)?", lambda m: {"drip_s": int(m[1] or 50) / 1000}),

@@ -150,6 +150,12 @@ class OpenAI(Format):
                 pending = self._read_calls(message.get("tool_calls"), at)
         check(not pending, "An assistant message with 'tool_calls' must be followed by tool messages.")
         prompt.after_tool_result = messages[-1].get("role") == "tool"
+        if messages[-1].get("role") == "assistant":
+            prompt.prefill = "".join(self._texts_of_turn(messages[-1].get("content")))
+
+    @staticmethod
+    def _texts_of_turn(content: Any) -> list[str]:
+        return [content] if isinstance(content, str) else [part.get("text", "") for part in content or []]
 
     def _read_content(self, message: JSON, at: str, prompt: Prompt) -> None:
         role, content = message["role"], message.get("content")

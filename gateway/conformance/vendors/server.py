@@ -148,6 +148,8 @@ class Vendors:
             prompt = vendor.parse(request, body)
         except (AttributeError, KeyError, TypeError) as exc:  # a type that no check foresaw
             raise Refusal(400, f"The request has a wrong type: {exc}") from exc
+        if prompt.prefill and behaviour.noprefill:
+            raise Refusal(400, "This model does not support assistant message prefill.", param="messages")
         if behaviour.context_exceeded:
             raise vendor.context_exceeded(prompt)
         call.status = 200

@@ -60,7 +60,7 @@ async def test_a_trip_and_a_recovery_are_known_everywhere(two: list[TargetHealth
     assert not here.admits(circuit)
     await until(lambda: not there.admits(circuit))
 
-    await asyncio.sleep(QUICK.cool_down_s)
+    await asyncio.sleep(QUICK.cool_down_s + 0.05)
     assert await there.try_probe(circuit)
     there.succeeded(circuit, 0.1)
     assert there.admits(circuit)
@@ -110,7 +110,7 @@ async def test_without_redis_each_process_has_its_own(circuit: str) -> None:
     await alone.open()
     fail(alone, circuit)
     assert not alone.admits(circuit)
-    await asyncio.sleep(QUICK.cool_down_s)
+    await asyncio.sleep(QUICK.cool_down_s + 0.05)
     assert await alone.try_probe(circuit)
     assert not await alone.try_probe(circuit)
     alone.succeeded(circuit, 0.1)
