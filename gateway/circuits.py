@@ -20,7 +20,7 @@ from audit.actions import Action
 from audit.record import Actor, record
 from gateway.models import Model, ProviderKey
 from gateway.providers.breaker import State
-from gateway.providers.health import SHARED_KEY, SharedCircuit, reset_by_hand, tripped_by_hand
+from gateway.providers.health import SHARED_KEY, WRITE_SCRIPT, SharedCircuit, reset_by_hand, tripped_by_hand
 
 REDIS_TIMEOUT_S = 1.0
 
@@ -102,6 +102,6 @@ def _read() -> dict[str, SharedCircuit]:
 def _write(model: Model, entry: SharedCircuit) -> None:
     try:
         with _connection() as connection:
-            connection.hset(SHARED_KEY, _names([model])[model.pk], msgspec.json.encode(entry).decode())
+            connection.eval(WRITE_SCRIPT, 1, SHARED_KEY, _names([model])[model.pk], msgspec.json.encode(entry).decode())
     except (redis.RedisError, OSError) as exc:
         raise CircuitsUnavailable from exc

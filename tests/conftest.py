@@ -13,7 +13,9 @@ from audit.record import Actor
 from gateway.models import Model, Provider
 from tenants.models import ApiToken, Project, Tenant, User
 from tests import provision
+from tests import redis_server as own_redis
 from tests.provision import Database
+from tests.redis_server import RedisServer
 
 _numbers = itertools.count(1)
 
@@ -48,6 +50,13 @@ def real_commits(fresh_database: Database, django_db_blocker: DjangoDbBlocker) -
     finally:
         connections["default"].close()
         connections["default"].settings_dict["NAME"] = usual
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A server of this test's own, to do harm to."""
+    with own_redis.running() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """How the targets are doing, as far as this process and its siblings know: breakers, rate limits, pace.
 
 What is asked on every request is answered from memory. Openings and closings travel through one Redis hash that
-every process reads once a second and writes beside the traffic; the newer entry wins. Redis being away, hung or
-flushed changes nothing here: each process goes on with what it sees itself.
+every process reads once a second and writes beside the traffic; the newer entry wins, an operator's always. Redis
+being away, hung or flushed changes nothing here: each process goes on with what it sees itself.
 """
 
 import asyncio
@@ -33,6 +33,18 @@ REMEMBERED_TIMES = 200
 FEWEST_TIMES = 20
 LONGEST_PAUSE_S = 60.0
 PAUSE_UNTOLD_S = 1.0  # after a 429 that does not say how long
+
+# KEYS: the hash. ARGV: the circuit, its entry. A late write loses to a newer entry, and no process undoes by itself
+# what an operator has tripped.
+WRITE_SCRIPT = """
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+if before then
+  local old, new = cjson.decode(before), cjson.decode(ARGV[2])
+  if not new.by_hand and (old.at > new.at or (old.by_hand and old.state == 'open')) then return 0 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
 
 _NOT_THE_TARGETS_FAULT = frozenset({400, 402, 409, 413, 422, 429})
 
@@ -178,10 +190,11 @@ class TargetHealth:
         """What others, or an operator, have decided since we last changed our mind."""
         now, wall = time.monotonic(), time.time()
         for circuit, entry in shared.items():
-            if entry.at <= self._changed_at.get(circuit, 0.0):
+            breaker = self._breaker(circuit)
+            tripped = entry.by_hand and entry.state == "open" and not breaker.by_hand
+            if entry.at <= self._changed_at.get(circuit, 0.0) and not tripped:
                 continue
             self._changed_at[circuit] = entry.at
-            breaker = self._breaker(circuit)
             if entry.state == "closed":
                 breaker.close()
                 self._not_closed.discard(circuit)
@@ -246,7 +259,8 @@ async def read_shared(shared: redis.asyncio.Redis) -> dict[str, SharedCircuit]:
 
 
 async def write_shared(shared: redis.asyncio.Redis, circuit: str, entry: SharedCircuit) -> None:
-    await shared.hset(SHARED_KEY, circuit, msgspec.json.encode(entry).decode())  # type: ignore[misc]
+    """Unless the entry there is newer or an operator's. Raises RedisError."""
+    await shared.eval(WRITE_SCRIPT, 1, SHARED_KEY, circuit, msgspec.json.encode(entry).decode())  # type: ignore[misc]
 
 
 def tripped_by_hand() -> SharedCircuit:
@@ -255,7 +269,8 @@ def tripped_by_hand() -> SharedCircuit:
 
 
 def reset_by_hand() -> SharedCircuit:
-    return SharedCircuit("closed", time.time())
+    """An operator's closing, whoever opened it."""
+    return SharedCircuit("closed", time.time(), by_hand=True)
 
 
 def _shared_opening(breaker: Breaker) -> SharedCircuit:

@@ -24,7 +24,7 @@ OPEN = {
     "admin/(?P<url>.*)$": "tells anybody only that a page is unknown",
 }
 COMMANDS = {
-    "add_provider", "apply", "check_provider", "create_tenant", "doctor", "down", "export_ledger", "import_prices",
+    "add_provider", "apply", "check_provider", "conformance", "create_tenant", "doctor", "down", "export_ledger", "import_prices",
     "issue_token", "migrate", "prepare", "revoke_token", "rotate_master_key", "serve", "up",
 }  # fmt: skip
 

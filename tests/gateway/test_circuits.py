@@ -1,7 +1,10 @@
 """Circuit breakers through the management API and the operators' page."""
 
+import time
 from collections.abc import Iterator
+from datetime import datetime
 
+import msgspec
 import pytest
 import redis
 from django.conf import settings
@@ -10,7 +13,7 @@ from django.test import Client
 from audit.models import AuditEvent
 from audit.record import Actor
 from gateway.models import Model, Provider
-from gateway.providers.health import SHARED_KEY
+from gateway.providers.health import SHARED_KEY, SharedCircuit
 from tenants.models import ApiToken, Membership, Project, Tenant, User
 
 pytestmark = pytest.mark.django_db
@@ -60,6 +63,29 @@ def test_a_trip_is_seen_audited_and_reset(manager: Client, model: Model) -> None
     ]
 
 
+def test_an_open_circuit_says_since_when_and_why_and_is_half_open_once_it_may_be_tried(
+    manager: Client, model: Model
+) -> None:
+    def seen(entry: SharedCircuit) -> dict[str, object]:
+        with redis.Redis.from_url(settings.REDIS_URL) as connection:
+            name = f"{model.provider_id}/{model.vendor_model}"
+            connection.hset(SHARED_KEY, name, msgspec.json.encode(entry).decode())
+        (row,) = manager.get("/api/circuit-breakers").json()["data"]
+        return {name: row[name] for name in ("state", "last_error", "by_hand", "since", "retry_at")}
+
+    now = time.time()
+    opened = seen(SharedCircuit("open", now - 1, now + 4, "timeout"))
+    assert (opened["state"], opened["last_error"], opened["by_hand"]) == ("open", "timeout", False)
+    since, retry_at = (datetime.fromisoformat(str(opened[name])) for name in ("since", "retry_at"))
+    assert (retry_at - since).total_seconds() == pytest.approx(5, abs=0.01)
+    assert seen(SharedCircuit("open", now - 9, now - 4, "timeout"))["state"] == "half_open"
+
+
+@pytest.mark.parametrize("identifier", ["junk", "-" * 36])
+def test_what_is_no_identifier_is_not_found(manager: Client, identifier: str) -> None:
+    assert manager.post(f"/api/circuit-breakers/{identifier}/trip").status_code == 404
+
+
 def test_a_foreign_model_is_as_unknown_as_none(manager: Client, foreign_model: Model) -> None:
     foreign = manager.post(f"/api/circuit-breakers/{foreign_model.pk}/trip")
     unknown = manager.post("/api/circuit-breakers/00000000-0000-7000-8000-000000000000/trip")
@@ -92,6 +118,11 @@ def test_an_operator_sees_all_and_switches_on_the_page(browser: Client, model: M
     answer = browser.post("/admin/circuit-breakers/", {"model": foreign_model.pk, "act": "trip"}, follow=True)
     assert "<strong>open</strong> by hand" in answer.content.decode()
     assert AuditEvent.objects.order_by("sequence").last().action == "circuit.tripped"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("form", [{}, {"act": "trip"}, {"act": "trip", "model": "junk"}])
+def test_a_senseless_form_is_refused(browser: Client, form: dict[str, str]) -> None:
+    assert browser.post("/admin/circuit-breakers/", form).status_code == 400
 
 
 def test_the_page_says_so_when_redis_is_away(browser: Client, model: Model, settings: object) -> None:

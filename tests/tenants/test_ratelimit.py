@@ -16,7 +16,7 @@ from tenants import ratelimit
 from tenants.ratelimit import LocalBuckets, RateLimiter, Rule, Verdict
 
 if TYPE_CHECKING:
-    from tests.tenants.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
 HOUR = 3600.0
 SECOND_US = 1_000_000.0

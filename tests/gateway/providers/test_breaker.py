@@ -82,6 +82,13 @@ def test_failed_probes_wait_ever_longer_but_never_more_than_the_longest_cool_dow
     assert waits == [10, 20, 20, 20, 20]
 
 
+def test_a_long_first_cool_down_is_not_shortened_by_a_failed_probe() -> None:
+    breaker = Breaker(BreakerRules(failures_in_a_row=1, cool_down_s=60))
+    breaker.failed(0.0, "timeout")
+    breaker.failed(60.0, "timeout")
+    assert breaker.retry_at == 120
+
+
 def test_an_operators_trip_outlasts_time_and_answers() -> None:
     breaker = Breaker(RULES)
     breaker.open(0.0, by_hand=True)

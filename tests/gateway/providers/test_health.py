@@ -1,6 +1,7 @@
 """The health of targets: shared between processes through a real Redis, and kept without it."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 
@@ -11,8 +12,8 @@ from django.conf import settings
 from gateway.errors import ProviderError
 from gateway.providers import health
 from gateway.providers.breaker import BreakerRules
-from gateway.providers.headroom import exhausted_for
-from gateway.providers.health import TargetHealth, reset_by_hand, tripped_by_hand, write_shared
+from gateway.providers.health import SharedCircuit, TargetHealth, reset_by_hand, tripped_by_hand, write_shared
+from tests.redis_server import RedisServer
 
 DOWN = ProviderError("down", vendor_status=503)
 QUICK = BreakerRules(cool_down_s=0.2, longest_cool_down_s=0.4)
@@ -82,6 +83,21 @@ async def test_one_probe_at_a_time_over_both(two: list[TargetHealth], circuit: s
     assert await there.try_probe(circuit)
 
 
+async def test_a_failed_probe_is_followed_by_the_next_after_the_cool_down(
+    two: list[TargetHealth], circuit: str
+) -> None:
+    here, there = two
+    fail(here, circuit)
+    await until(lambda: not there.admits(circuit))
+    await asyncio.sleep(QUICK.cool_down_s + 0.1)
+    assert await here.try_probe(circuit)
+    fail(here, circuit, times=1)
+    await asyncio.sleep(0.1)
+    assert not await there.try_probe(circuit)
+    await asyncio.sleep(QUICK.longest_cool_down_s)
+    assert await there.try_probe(circuit)
+
+
 async def test_an_operators_word_reaches_the_processes(
     two: list[TargetHealth], circuit: str, shared: redis.asyncio.Redis
 ) -> None:
@@ -91,6 +107,25 @@ async def test_an_operators_word_reaches_the_processes(
     assert not await here.try_probe(circuit)
     await write_shared(shared, circuit, reset_by_hand())
     await until(lambda: here.admits(circuit) and there.admits(circuit))
+
+
+async def test_a_process_that_has_not_heard_yet_does_not_undo_an_operators_trip(
+    two: list[TargetHealth], circuit: str, shared: redis.asyncio.Redis
+) -> None:
+    here, there = two
+    fail(here, circuit)
+    await asyncio.sleep(QUICK.cool_down_s + 0.1)
+    await write_shared(shared, circuit, tripped_by_hand())
+    here.succeeded(circuit, 0.1)  # the probe that was under way
+    await until(lambda: not here.admits(circuit) and not there.admits(circuit))
+    await asyncio.sleep(QUICK.longest_cool_down_s)
+    assert not await here.try_probe(circuit)
+
+
+async def test_a_late_write_loses_to_a_newer_entry(circuit: str, shared: redis.asyncio.Redis) -> None:
+    await write_shared(shared, circuit, SharedCircuit("open", 20.0, 25.0))
+    await write_shared(shared, circuit, SharedCircuit("closed", 10.0))
+    assert (await health.read_shared(shared))[circuit].state == "open"
 
 
 async def test_a_flushed_redis_opens_and_closes_nothing(
@@ -117,6 +152,37 @@ async def test_without_redis_each_process_has_its_own(circuit: str) -> None:
     assert alone.admits(circuit)
     await alone.close()
     await away.aclose()
+
+
+@pytest.mark.parametrize("harm", ["stop", "hang"])
+async def test_a_redis_that_goes_away_changes_nothing_and_is_taken_up_again(
+    redis_server: RedisServer, circuit: str, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "POLL_S", 0.05)
+    monkeypatch.setattr(health, "REDIS_TIMEOUT_S", 0.1)
+    connection = redis_server.client()
+    one = TargetHealth(connection, QUICK)
+    await one.open()
+    fail(one, circuit)
+    await asyncio.sleep(0.1)
+    getattr(redis_server, harm)()
+
+    await asyncio.sleep(QUICK.cool_down_s + 0.05)
+    assert not one.admits(circuit)
+    started = time.monotonic()
+    assert await one.try_probe(circuit)
+    assert time.monotonic() - started < 5 * health.PROBE_TIMEOUT_S
+    one.succeeded(circuit, 0.1)
+    assert one.admits(circuit)
+
+    if harm == "stop":
+        redis_server.start()
+    else:
+        redis_server.resume()
+    await write_shared(connection, circuit, tripped_by_hand())
+    await until(lambda: not one.admits(circuit))
+    await one.close()
+    await connection.aclose()
 
 
 @pytest.mark.parametrize(
@@ -154,25 +220,3 @@ async def test_paces_are_told_once_there_are_enough(two: list[TargetHealth], cir
     here.succeeded(circuit, 1.9)
     assert here.first_token_s(circuit, 0.5) == 1.0
     assert here.first_token_s(circuit, 0.95) == 1.9
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "1m"}, None),
-        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"}, 90),
-        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "250ms"}, 0.25),
-        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7"}, 7),
-        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "soon"}, None),
-        (
-            {
-                "anthropic-ratelimit-requests-remaining": "0",
-                "anthropic-ratelimit-requests-reset": "2020-01-01T00:00:00Z",
-            },
-            0,
-        ),
-    ],
-)
-def test_vendors_headers_say_how_long(headers: dict[str, str], seconds: float | None) -> None:
-    assert exhausted_for(headers) == seconds
