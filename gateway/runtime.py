@@ -27,6 +27,7 @@ from gateway.pipeline import Limits, Pipeline
 from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
 from gateway.providers import catalog
 from gateway.providers.addresses import AddressGuard
+from gateway.providers.breaker import BreakerRules
 from gateway.providers.client import VendorClient
 from gateway.providers.health import TargetHealth
 from gateway.providers.outbound import Deadlines
@@ -248,7 +249,8 @@ class Runtime:
         self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
         self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
         self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
-        self.health = TargetHealth(self.redis)
+        rules = BreakerRules(failures_in_a_row=settings.BREAKER_FAILURES, cool_down_s=settings.BREAKER_COOL_DOWN_S)
+        self.health = TargetHealth(self.redis, rules)
         keyring = Keyring.parse(settings.MASTER_KEYS, purpose=IDEMPOTENT_ANSWER)
         self.idempotent = IdempotentCalls(self.redis, keyring, self.process_id)
         self.pipeline = Pipeline(

@@ -57,6 +57,8 @@ def declaration(vendor_url: str) -> str:
         f"      - {{name: quiet-alone, provider: hasty, vendor_model: quiet-silent, {price}}}",
         f"      - {{name: limited, provider: openai, vendor_model: limited-429s2, {price}, fallbacks: [dead]}}",
         f"      - {{name: broken, provider: openai, vendor_model: broken-500, {price}, fallbacks: [backup]}}",
+        f"      - {{name: down-once, provider: openai, vendor_model: idempotent-503, {price}}}",
+        f"      - {{name: broken-once, provider: openai, vendor_model: idempotent-errevent5, {price}}}",
         f"      - {{name: patient, provider: drained, vendor_model: patient-tok40-gap20, {price}}}",
         "      - {name: unpriced, provider: openai, vendor_model: unpriced-tok8}",
         f"      - {{name: vendor/with/slashes, provider: openai, vendor_model: slashed-tok8, {price}}}",

@@ -43,7 +43,7 @@ MIDWAY = ("stall20", "cut40fin", "cut40rst", "errevent20", "giant")
 
 def declaration(url: str) -> str:
     lines = ["tenants:", "  - slug: acme", "    projects: [{slug: web}]", "    providers:"]
-    limits = "deadlines: {connect: 1, first_token: 2, between_chunks: 2, total: 20}"
+    limits = "deadlines: {connect: 1, first_token: 1, between_chunks: 1, total: 20}"
     for name, (kind, path) in FAULTS.items():
         lines.append(f'      - {{name: {name}, kind: {kind}, base_url: "{url}{path}", api_key: "sk-{name}", {limits}}}')
         lines.append(
@@ -82,8 +82,10 @@ def declaration(url: str) -> str:
     lines.append(f"      - {{name: alone, provider: openai, vendor_model: a-cut40rst-tok60, {price}}}")
     lines += [
         f"      - {{name: p-refuses, provider: openai-2, vendor_model: r-noprefill-tok60, {price}, capabilities: [prefill]}}",
-        f"      - {{name: slow, provider: openai, vendor_model: sl-slowfirst6-tok60, {price}, fallbacks: [openai-backup], "
-        "hedging: true, deadlines: {first_token: 15}}",
+        (
+            f"      - {{name: slow, provider: openai, vendor_model: sl-slowfirst6-tok60, {price}, "
+            f"fallbacks: [openai-backup], hedging: true, deadlines: {{first_token: 15}}}}"
+        ),
     ]
     for name in ("openai", "anthropic"):
         lines.append(

@@ -78,7 +78,7 @@ async def test_a_call_outlives_the_caller_that_hung_up(gateway: GatewayProcess, 
 async def test_a_failure_is_not_kept(gateway: GatewayProcess, vendors: VendorServer) -> None:
     marker = "failing"
     for _ in range(2):
-        assert (await ask(gateway.url, marker, said(marker, "openai-503"))).status_code == 502
+        assert (await ask(gateway.url, marker, said(marker, "down-once"))).status_code == 502
     assert calls_of(vendors, marker) == 2
 
 
@@ -87,7 +87,7 @@ async def test_a_broken_stream_is_not_replayed_as_if_it_were_whole(
 ) -> None:
     marker = "broken stream"
     for _ in range(2):
-        answer = await ask(gateway.url, marker, said(marker, "openai-errevent5", stream=True))
+        answer = await ask(gateway.url, marker, said(marker, "broken-once", stream=True))
         assert b"[DONE]" not in answer.content
     assert calls_of(vendors, marker) == 2
 

@@ -1,6 +1,7 @@
 """Closed by default: whatever is not listed here as open asks who is calling."""
 
 import re
+import uuid
 from collections.abc import Iterator
 
 import httpx
@@ -41,7 +42,7 @@ def paths(resolver: URLResolver | None = None, prefix: str = "") -> Iterator[str
 
 def sample(pattern: str) -> str:
     """A path that the pattern matches."""
-    pattern = pattern.replace("[0-9a-f-]{36}", "0" * 36)
+    pattern = pattern.replace("<uuid:pk>", str(uuid.UUID(int=0)))
     path = re.sub(r"\(\?P<\w+>([^()|]+)[^()]*\)", r"\1", pattern.replace("^", "").replace("$", ""))
     return re.sub(r"<[^>]+>", "1", path)
 
