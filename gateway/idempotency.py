@@ -10,6 +10,7 @@ in this process for a minute.
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import time
 from collections import OrderedDict
@@ -112,7 +113,7 @@ class Transcript:
         while self._head is None:
             if self._failure is not None:
                 raise self._failure
-            await self._more()
+            await self.more()
         return self._head
 
     async def blocks(self) -> AsyncIterator[bytes]:
@@ -131,7 +132,7 @@ class Transcript:
                     return
                 if self._failure is not None:
                     raise self._failure
-                await self._more()
+                await self.more()
         finally:
             del self._positions[reader]
             self._room.set()
@@ -152,8 +153,13 @@ class Transcript:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def _more(self) -> None:
-        await self._news.wait()
+    async def more(self, within_s: float | None = None) -> None:
+        """Waits until something is written, or the answer ends."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._news.wait()
+        except TimeoutError:
+            pass
 
     def _forget_what_was_read(self) -> int:
         """Bytes that some reader has yet to read."""
@@ -165,11 +171,17 @@ class Transcript:
 
 
 class SharedClaim(Struct):
-    """What Redis knows of a key: the running call's owner, or the finished answer."""
+    """What Redis knows of a key: the running call's owner, or the finished answer. ``number`` tells an owner's claims
+    of one key apart."""
 
     fingerprint: bytes
     owner: str
+    number: int
     answer: bytes = b""
+
+
+# KEYS: the claim's. ARGV: the claim as we wrote it; a later one is not ours to take away.
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 @dataclass(slots=True)
@@ -181,6 +193,7 @@ class Call:
     transcript: Transcript
     mine: bool = True
     claimed_at: float = field(default_factory=time.monotonic)
+    written: bytes = b""  # our claim in Redis
 
 
 class IdempotentCalls:
@@ -190,6 +203,7 @@ class IdempotentCalls:
         self._redis, self._keyring, self._process_id = shared, keyring, process_id
         self._calls: OrderedDict[str, Call] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
 
     async def close(self) -> None:
         while self._background:
@@ -260,33 +274,41 @@ class IdempotentCalls:
 
     async def _claim_shared(self, call: Call) -> SharedClaim | None:
         """Who has the key already; None if it is ours now, or if Redis cannot be asked."""
-        mine = msgspec.msgpack.encode(SharedClaim(call.fingerprint, self._process_id))
+        mine = call.written = self._encoded(call)
+        lease_ms = int(LEASE_S * 1000)
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
-                if await self._redis.set(_shared(call), mine, nx=True, px=int(LEASE_S * 1000)):
+                if await self._redis.set(_shared(call), mine, nx=True, px=lease_ms):
                     return None
                 before = await self._redis.get(_shared(call))
+                claimed = None if before is None else _claim_of(before)
+                if claimed is not None and claimed.owner == self._process_id and not claimed.answer:
+                    # Our own, of a call that has failed meanwhile: it is about to be released.
+                    await self._redis.set(_shared(call), mine, px=lease_ms)
+                    return None
         except (RedisError, OSError, TimeoutError):
             return None
-        return None if before is None else _claim_of(before)
+        return claimed
+
+    def _encoded(self, call: Call, answer: bytes = b"") -> bytes:
+        return msgspec.msgpack.encode(SharedClaim(call.fingerprint, self._process_id, next(self._numbers), answer))
 
     async def _perform(self, call: Call) -> None:
         """Beside our own call: keeps the lease, then leaves the answer to others."""
         transcript = call.transcript
         renewed_at = time.monotonic()
         while not transcript.finished and not transcript.failed:
-            await asyncio.sleep(POLL_S)
+            await transcript.more(RENEW_S)
             if time.monotonic() - renewed_at > RENEW_S:
                 renewed_at = time.monotonic()
                 await self._redis.pexpire(_shared(call), int(LEASE_S * 1000))
         record = transcript.record()
         if record is None:
-            await self._redis.delete(_shared(call))
+            await self._redis.eval(_RELEASE, 1, _shared(call), call.written)  # type: ignore[misc, arg-type] # bytes are fine
             return
         self._make_room()
         sealed = self._keyring.encrypt(record, call.name.encode())
-        done = msgspec.msgpack.encode(SharedClaim(call.fingerprint, self._process_id, sealed))
-        await self._redis.set(_shared(call), done, ex=int(KEPT_S))
+        await self._redis.set(_shared(call), self._encoded(call, sealed), ex=int(KEPT_S))
 
     async def _follow(self, call: Call) -> None:
         """Another process performs the call: wait for its answer."""
