@@ -61,7 +61,9 @@ class StreamParser(Protocol):
     def parse_end(self) -> list[Chunk]:
         """What the vendor's closing of the connection completes."""
 
-    skipped: int  # malformed events that were left out so far
+    @property
+    def skipped(self) -> int:
+        """Malformed events that were left out so far."""
 
     @property
     def complete(self) -> bool:

@@ -4,19 +4,13 @@ Passed through, a block off the socket is looked at, not taken apart: its payloa
 array, and events that say nothing but text become one chunk with their bytes.
 """
 
-import msgspec
-
 from gateway.errors import ProviderError
 from gateway.wire.anthropic_messages.answers import MessageStream, StreamEvent
+from gateway.wire.passed_events import EventReader
 from gateway.wire.sse import MAX_EVENT_BYTES, Framer
 from gateway.wire.types import Chunk, OpenBlock
 from gateway.wire.verbs import StreamParser
 
-_EVENT = msgspec.json.Decoder(StreamEvent)
-_EVENTS = msgspec.json.Decoder(list[StreamEvent])
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_DATA = b"\ndata: "
-_BOUNDARY = b"\n\n"
 _NO_BLOCK = ""
 
 
@@ -33,11 +27,11 @@ class PassedMessageStream:
     error event raises, after the chunks before it were handed out.
     """
 
-    __slots__ = ("_block", "_failure", "_framer", "_messages", "skipped")
+    __slots__ = ("_block", "_events", "_failure", "_framer", "_messages")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self.skipped = 0
         self._framer = Framer(max_event_bytes)
+        self._events = EventReader(StreamEvent)
         self._messages = MessageStream()
         self._block: OpenBlock | None = None
         self._failure: ProviderError | None = None
@@ -45,6 +39,10 @@ class PassedMessageStream:
     @property
     def complete(self) -> bool:
         return self._messages.complete
+
+    @property
+    def skipped(self) -> int:
+        return self._events.skipped
 
     def parse_chunk(self, data: bytes) -> list[Chunk]:
         """Chunks completed by ``data``. Raises ProviderError for an error event, ParseError for a giant one."""
@@ -59,8 +57,7 @@ class PassedMessageStream:
             raise self._failure
         if not block:
             return []
-        raws = block[:-2].split(_BOUNDARY)
-        events = self._decode(raws)
+        raws, events = self._events.read(block)
         if (texts := _nothing_but_text(events)) is not None:
             return [self._text_chunk(texts, block)]
         chunks: list[Chunk] = []
@@ -75,31 +72,8 @@ class PassedMessageStream:
                     raise
                 break
             if event.type != "message_stop":
-                self._add(chunks, chunk or Chunk(), event, raw + _BOUNDARY)
+                self._add(chunks, chunk or Chunk(), event, raw)
         return chunks
-
-    def _decode(self, raws: list[bytes]) -> list[StreamEvent | None]:
-        """The events' payloads; None for one that is left out."""
-        payloads = [raw[raw.find(_DATA) + 7 :] if _DATA in raw else b"" for raw in raws]
-        try:
-            events = _EVENTS.decode(b"[%b]" % b",".join(payloads))
-            if len(events) == len(payloads):
-                return list(events)
-        except _MALFORMED:
-            pass
-        return [self._decode_one(raw) for raw in raws]
-
-    def _decode_one(self, raw: bytes) -> StreamEvent | None:
-        """One event the slow way: whatever lines it is made of. A comment says nothing and is passed on."""
-        lines = [line.partition(b":") for line in raw.split(b"\n")]
-        data = b"\n".join(value.removeprefix(b" ") for name, _, value in lines if name == b"data")
-        if not data:
-            return StreamEvent()
-        try:
-            return _EVENT.decode(data)
-        except _MALFORMED:
-            self.skipped += 1
-            return None
 
     def _text_chunk(self, texts: list[str], block: bytes) -> Chunk:
         text = "".join(texts)

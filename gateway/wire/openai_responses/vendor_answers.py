@@ -8,6 +8,7 @@ from gateway.errors import ProviderError
 from gateway.wire.openai_chat.usage import parse_usage as parse_chat_usage
 from gateway.wire.openai_chat.vendor_errors import answered_error
 from gateway.wire.openai_responses.shapes import Answer, OutputItem, StreamEvent
+from gateway.wire.passed_events import EventReader
 from gateway.wire.sse import MAX_EVENT_BYTES, Framer
 from gateway.wire.translation import generated_chars
 from gateway.wire.types import (
@@ -27,11 +28,7 @@ from gateway.wire.types import (
 )
 
 _ANSWER = msgspec.json.Decoder(Answer)
-_EVENT = msgspec.json.Decoder(StreamEvent)
-_EVENTS = msgspec.json.Decoder(list[StreamEvent])
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_DATA = b"\ndata: "
-_BOUNDARY = b"\n\n"
 _TEXT_DELTA = "response.output_text.delta"
 
 
@@ -113,16 +110,20 @@ class ResponseStreamParser:
     malformed event is left out and counted; a failure raises ProviderError, after the chunks before it.
     """
 
-    __slots__ = ("_calls", "_failure", "_framer", "_passthrough", "_pieces", "complete", "skipped")
+    __slots__ = ("_calls", "_events", "_failure", "_framer", "_passthrough", "_pieces", "complete")
 
     def __init__(self, passthrough: bool, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self.skipped = 0
         self.complete = False
+        self._events = EventReader(StreamEvent)
         self._passthrough = passthrough
         self._framer = Framer(max_event_bytes)
         self._calls: dict[int, int] = {}  # output index to number of the call
         self._pieces: set[int] = set()  # numbers of the calls whose arguments have begun
         self._failure: ProviderError | None = None
+
+    @property
+    def skipped(self) -> int:
+        return self._events.skipped
 
     def parse_chunk(self, data: bytes) -> list[Chunk]:
         """Chunks completed by ``data``. Raises ProviderError for a failure, ParseError for a giant event."""
@@ -137,8 +138,7 @@ class ResponseStreamParser:
             raise self._failure
         if not block:
             return []
-        raws = block[:-2].split(_BOUNDARY)
-        events = self._decode(raws)
+        raws, events = self._events.read(block)
         if self._passthrough and (texts := _nothing_but_text(events)) is not None:
             last = events[-1]
             return [_text_chunk(texts, block, OpenBlock(last.output_index, last.item_id or "") if last else None)]
@@ -151,7 +151,7 @@ class ResponseStreamParser:
                 break
             if self._passthrough:
                 chunk = chunk or Chunk()
-                chunk.wire = raw + _BOUNDARY
+                chunk.wire = raw
                 if event.type == _TEXT_DELTA:
                     chunk.block = OpenBlock(event.output_index, event.item_id or "")
                 _append(chunks, chunk)
@@ -160,29 +160,6 @@ class ResponseStreamParser:
         if self._failure is not None and not chunks:
             raise self._failure
         return chunks
-
-    def _decode(self, raws: list[bytes]) -> list[StreamEvent | None]:
-        """The events' payloads; None for one that is left out."""
-        payloads = [raw[raw.find(_DATA) + 7 :] if _DATA in raw else b"" for raw in raws]
-        try:
-            events = _EVENTS.decode(b"[%b]" % b",".join(payloads))
-            if len(events) == len(payloads):
-                return list(events)
-        except _MALFORMED:
-            pass
-        return [self._decode_one(raw) for raw in raws]
-
-    def _decode_one(self, raw: bytes) -> StreamEvent | None:
-        """One event the slow way: whatever lines it is made of. A comment says nothing and is passed on."""
-        lines = [line.partition(b":") for line in raw.split(b"\n")]
-        data = b"\n".join(value.removeprefix(b" ") for name, _, value in lines if name == b"data")
-        if not data or data == b"[DONE]":
-            return StreamEvent()
-        try:
-            return _EVENT.decode(data)
-        except _MALFORMED:
-            self.skipped += 1
-            return None
 
     def _interpret(self, event: StreamEvent) -> Chunk | None:
         """What one event says, if anything; a failure is kept for raising."""
