@@ -157,7 +157,9 @@ def _base_url() -> str:
 
 
 def server_command() -> tuple[str, ...]:
-    """The one way the gateway is served."""
+    """The one way the gateway is served. What the workers of a former start counted is forgotten first."""
+    for counts in (Path(settings.DATA_DIR) / "run" / "metrics").glob("*.db"):
+        counts.unlink(missing_ok=True)
     return (
         sys.executable, "-m", "uvicorn", "gateway.asgi:application",
         "--host", settings.HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_WORKERS),

@@ -14,6 +14,7 @@ from gateway.errors import ProviderError
 from gateway.providers.client import CANONICAL, VendorStream, conversation_of
 from gateway.wire.types import Chunk, Message, Request, Text
 
+TELLING_CHARS = 24  # that repeat the beginning of an answer are no coincidence
 MAX_TEXT_BYTES = 1 << 20  # of an answer longer than that the beginning is not kept
 
 
@@ -61,14 +62,18 @@ class Continuation:
     """The rest of a text, from a target that was given its beginning as the start of its own answer.
 
     Vendors refuse a beginning that ends in white space, so that is not sent: the space is taken off the rest
-    instead, should the target say it again.
+    instead, should the target say it again. A target may also take no notice and start over: what it says first is
+    held back until that can be told, and is then joined like a restart.
     """
 
     NAME = "continuation"
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self._beginning = text.rstrip()
         self._space = text[len(self._beginning) :]
+        self._undecided: str | None = ""  # said so far, while it may be the beginning over again
+        self._restart: Restart | None = None
 
     def ask(self, request: Request) -> Request:
         """``request`` with the beginning of its answer."""
@@ -78,15 +83,33 @@ class Continuation:
         return msgspec.structs.replace(request, dialect=CANONICAL, _conversation=extended)
 
     def join(self, chunks: Sequence[Chunk]) -> None:
-        """Takes what the caller has off ``chunks``, in place."""
+        """Takes what the caller has off ``chunks``, in place. Raises Diverged for a start over that does not fit."""
         for chunk in chunks:
-            if self._space and chunk.text:
+            if self._undecided is not None:
+                self._decide(chunk)
+            if self._restart is not None:
+                self._restart.join([chunk])
+            elif self._space and chunk.text:
                 repeated = _common_prefix(chunk.text, self._space)
                 self._space = self._space[repeated:] if repeated == len(chunk.text) else ""
                 chunk.text = chunk.text[repeated:]
 
     def end(self) -> None:
-        """A continuation may end anywhere."""
+        """A continuation may end anywhere. Raises Diverged for a start over that ended too early."""
+        if self._restart is not None:
+            self._restart.end()
+
+    def _decide(self, chunk: Chunk) -> None:
+        """Holds ``chunk``'s text back while nobody can tell, and gives out what was held when it can be told."""
+        said, chunk.text = (self._undecided or "") + chunk.text, ""
+        compared = min(len(said), len(self._text), TELLING_CHARS)
+        same = said[:compared] == self._text[:compared]
+        if same and compared == len(said) and not chunk.final:
+            self._undecided = said
+            return
+        self._undecided, chunk.text = None, said
+        if same and said:
+            self._restart = Restart(self._text)
 
 
 class Restart:

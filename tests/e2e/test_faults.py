@@ -81,6 +81,8 @@ def declaration(url: str) -> str:
     )
     lines.append(f"      - {{name: alone, provider: openai, vendor_model: a-cut40rst-tok60, {price}}}")
     lines += [
+        f"      - {{name: p-anew, provider: openai-2, vendor_model: f-freshprefill-tok60, {price}, capabilities: [prefill]}}",
+        f"      - {{name: prefill-anew, provider: openai, vendor_model: a-cut40rst-tok60, {price}, fallbacks: [p-anew]}}",
         f"      - {{name: p-refuses, provider: openai-2, vendor_model: r-noprefill-tok60, {price}, capabilities: [prefill]}}",
         (
             f"      - {{name: slow, provider: openai, vendor_model: sl-slowfirst6-tok60, {price}, "
@@ -207,6 +209,10 @@ def test_a_target_that_takes_a_beginning_continues_it(
     assert told.text == WHOLE_TEXT
     assert [rescue["how"] for rescue in told.metadata["rescues"]] == ["continuation"]
     assert gateway.line_of(told.metadata["request_id"])[-1]["output_tokens"] <= 21  # only the rest was generated
+
+
+def test_a_target_that_ignores_the_beginning_repeats_nothing(client: openai.OpenAI) -> None:
+    assert Told(client, "prefill-anew").text == WHOLE_TEXT
 
 
 def test_a_refused_beginning_is_not_the_answer(client: openai.OpenAI) -> None:

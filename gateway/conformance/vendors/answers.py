@@ -10,12 +10,14 @@ from itertools import count, cycle
 from typing import Any, Literal
 
 from gateway.conformance.vendors.behaviours import GIANT_BYTES, Behaviour
+from gateway.conformance.vendors.schemas import instance_of
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter", "refusal"]
 
 REFUSAL = "I cannot help with that."
 CITIES = ("Paris", "Rome")
 _WORD = re.compile(r"\s*\S+|\s+$")
+_SALT = re.compile(r"~\d+")
 _NUMBERS = count(1)
 
 
@@ -31,7 +33,9 @@ class Prompt:
 
     ``texts`` are all texts of the conversation (see :func:`count_tokens`); ``media`` the media of the last user
     message: a MIME type for inline data, ``url:...`` for a reference. ``tools`` is empty when the caller forbids
-    calls; a chosen tool comes first.
+    calls; a chosen tool comes first. ``prefill`` is the text of the assistant's turn that ends the conversation, None
+    when another turn does. ``account`` is the key that was used, ``settings`` are the fields that the answer repeats
+    or obeys: both matter to OpenAI's Responses only.
     """
 
     model: str
@@ -47,7 +51,9 @@ class Prompt:
     choices: int = 1
     include_usage: bool = True
     logprobs: bool = False
-    prefill: str = ""  # the beginning of the answer, given by the caller as the last turn
+    prefill: str | None = None
+    account: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -124,10 +130,11 @@ def count_tokens(texts: Iterable[str]) -> int:
 
 def plan(prompt: Prompt, behaviour: Behaviour, caches: bool = True, writes_cache: bool = False) -> Answer:
     """The answer to ``prompt``. ``caches`` and ``writes_cache`` say which cache counts the format reports."""
+    number = next(_NUMBERS)
     thinking = _numbered("think", behaviour.thinking)
     calls = _calls(prompt, behaviour)
     text = _text(prompt, behaviour, bool(calls))
-    text = _continued(text, prompt.prefill)
+    text = _continued(text, prompt.prefill or "", behaviour, number)
     text, stop_sequence = _stopped(text, prompt.stop if behaviour.stop else [])
     finish: Finish = "tool_calls" if calls else "stop"
     if prompt.max_tokens is not None and len(text) > prompt.max_tokens:
@@ -149,21 +156,7 @@ def plan(prompt: Prompt, behaviour: Behaviour, caches: bool = True, writes_cache
         output=(len(text) + sum(len(call.pieces) for call in calls)) * prompt.choices,
         reasoning=len(thinking) * prompt.choices,
     )
-    number = next(_NUMBERS)
     return Answer(f"{number:08d}", prompt.model, int(time.time()), text, thinking, calls, finish, usage, stop_sequence)
-
-
-def _continued(pieces: list[str], prefill: str) -> list[str]:
-    """What is left to say after ``prefill``; all of it where that is not how the answer begins."""
-    text = "".join(pieces)
-    if not prefill or not text.startswith(prefill):
-        return pieces
-    left, length = [], 0
-    for piece in pieces:
-        if rest := piece[max(len(prefill) - length, 0) :]:
-            left.append(rest)
-        length += len(piece)
-    return left
 
 
 def signature_of(thinking: str) -> str:
@@ -171,8 +164,9 @@ def signature_of(thinking: str) -> str:
     return "sig" + hashlib.sha256(thinking.encode()).hexdigest()[:32]
 
 
-def _numbered(stem: str, number: int) -> list[str]:
-    return [f"{' ' if i > 1 else ''}{stem}{i}" for i in range(1, number + 1)]
+def _numbered(stem: str, number: int, width: int = 0) -> list[str]:
+    """Words apart from each other by a space, each at least ``width`` characters long without it."""
+    return [f"{' ' if i > 1 else ''}{f'{stem}{i}'.ljust(width, '.')}" for i in range(1, number + 1)]
 
 
 def _text(prompt: Prompt, behaviour: Behaviour, has_calls: bool) -> list[str]:
@@ -190,7 +184,33 @@ def _text(prompt: Prompt, behaviour: Behaviour, has_calls: bool) -> list[str]:
         return _WORD.findall(prompt.last_user_text + media)
     if has_calls and behaviour.tokens is None:
         return []
-    return _numbered("tok", behaviour.text_tokens)
+    return _numbered("tok", behaviour.text_tokens, behaviour.token_chars)
+
+
+def _continued(pieces: list[str], beginning: str, behaviour: Behaviour, salt: int) -> list[str]:
+    """What follows ``beginning`` where the text begins so, else the whole text; the words of "varyK" get their salt.
+
+    A beginning with another call's salt is continued too: a model goes on with what it is given.
+    """
+    if behaviour.prefill == "ignore":
+        beginning = ""
+    if behaviour.vary_from is None:
+        return _after(pieces, beginning)
+    rest = _after(pieces, _SALT.sub("", beginning))
+    numbered = enumerate(rest, len(pieces) - len(rest) + 1)
+    return [f"{piece}~{salt}" if number >= behaviour.vary_from else piece for number, piece in numbered]
+
+
+def _after(pieces: list[str], beginning: str) -> list[str]:
+    """The pieces without ``beginning``; all of them unless they begin with it."""
+    if not beginning or not "".join(pieces).startswith(beginning):
+        return pieces
+    left = len(beginning)
+    for i, piece in enumerate(pieces):
+        if left < len(piece):
+            return [piece[left:], *pieces[i + 1 :]]
+        left -= len(piece)
+    return []
 
 
 def _calls(prompt: Prompt, behaviour: Behaviour) -> list[Call]:
@@ -230,41 +250,3 @@ def _stopped(pieces: list[str], stop: list[str]) -> tuple[list[str], str | None]
         kept.append(piece[: end - length])
         length += len(piece)
     return kept, sequence
-
-
-def instance_of(schema: dict[str, Any], root: dict[str, Any]) -> Any:
-    """The smallest value that fits ``schema``; ``$ref`` is looked up in ``root``."""
-    if "$ref" in schema:
-        target: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        return instance_of(target, root)
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf", "allOf"):
-        if union in schema:
-            return instance_of(schema[union][0], root)
-    kind = schema.get("type", "object")
-    if isinstance(kind, list):
-        kind = kind[0]
-    return _instance_of_type(kind.lower(), schema, root)
-
-
-def _instance_of_type(kind: str, schema: dict[str, Any], root: dict[str, Any]) -> Any:
-    match kind:
-        case "object":
-            properties = schema.get("properties", {})
-            return {name: instance_of(properties.get(name, {}), root) for name in schema.get("required", [])}
-        case "array":
-            return [instance_of(schema.get("items", {}), root)] * max(1, schema.get("minItems", 1))
-        case "string":
-            return "tok1".ljust(schema.get("minLength", 0), "x")
-        case "integer":
-            return int(schema.get("minimum", 1))
-        case "number":
-            return float(schema.get("minimum", 1.5))
-        case "boolean":
-            return True
-    return None

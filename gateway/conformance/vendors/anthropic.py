@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gateway.conformance.vendors.answers import Answer, Frame, OfferedTool, Prompt, signature_of
 from gateway.conformance.vendors.behaviours import Behaviour
 from gateway.conformance.vendors.formats import JSON, Format, Refusal, check, is_base64, is_count, is_number, sse, words
 from gateway.conformance.vendors.http import HttpRequest
+from gateway.conformance.vendors.quotas import Quota
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _FOREIGN = words(
@@ -83,7 +85,8 @@ class Anthropic(Format):
         prompt = Prompt(model, stream=self.streams(request, body), max_tokens=body["max_tokens"])
         prompt.stop = body.get("stop_sequences") or []
         prompt.texts += self._texts_of(body.get("system", ""), "system")
-        self._read_messages(body.get("messages"), prompt)
+        thinks = (body.get("thinking") or {}).get("type") == "enabled"
+        self._read_messages(body.get("messages"), thinks, prompt)
         self._read_tools(body, prompt)
         self._read_output_format(body, prompt)
         return prompt
@@ -112,7 +115,7 @@ class Anthropic(Format):
             check(sound, f"{at}: Input should be a text block")
         return [block["text"] for block in content]
 
-    def _read_messages(self, messages: Any, prompt: Prompt) -> None:
+    def _read_messages(self, messages: Any, thinks: bool, prompt: Prompt) -> None:
         check(isinstance(messages, list) and messages, "messages: at least one message is required")
         expected: str = "user"
         pending: set[str] = set()
@@ -126,13 +129,20 @@ class Anthropic(Format):
             expected = "assistant" if role == "user" else "user"
             pending = self._read_message(message, at, pending, prompt)
         check(not pending, "messages: `tool_use` ids were found without `tool_result` blocks immediately after")
-        last = messages[-1]
-        if last["role"] == "assistant":
-            text = last["content"] if isinstance(last["content"], str) else last["content"][-1].get("text", "")
-            check(text == text.rstrip(), "messages: final assistant content cannot end with trailing whitespace")
-            prompt.prefill = text
-        blocks = last["content"] if isinstance(last["content"], list) else []
+        content = messages[-1]["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         prompt.after_tool_result = any(block["type"] == "tool_result" for block in blocks)
+        if messages[-1]["role"] == "assistant":
+            self._read_prefill(blocks, thinks, prompt)
+
+    def _read_prefill(self, blocks: list[JSON], thinks: bool, prompt: Prompt) -> None:
+        """The final assistant's turn, which the model continues."""
+        last, first = blocks[-1].get("text", ""), blocks[0]["type"]
+        check(last == last.rstrip(), "messages: final assistant content cannot end with trailing whitespace")
+        thought = first in ("thinking", "redacted_thinking")
+        expected = f"Expected `thinking` or `redacted_thinking`, but found `{first}`."
+        check(thought or not thinks, f"{expected} When `thinking` is enabled, a final assistant turn must begin so.")
+        prompt.prefill = "".join(block["text"] for block in blocks if block["type"] == "text")
 
     def _read_message(self, message: JSON, at: str, pending: set[str], prompt: Prompt) -> set[str]:
         """Reads one turn; ``pending`` are calls the turn must answer, returned are those it makes."""
@@ -331,7 +341,7 @@ class Anthropic(Format):
         error = {"type": _TYPES[family][0], "message": refusal.message}
         return {"type": "error", "error": error, "request_id": "req_scripted"}
 
-    def error_event(self) -> bytes:
+    def error_event(self, answer: Answer | None = None, number: int = 0, *, plain: bool = False) -> bytes:
         return _event("error", error={"type": "overloaded_error", "message": "Overloaded"})
 
     def refusal(self, status: int, key: str | None) -> Refusal:
@@ -340,6 +350,21 @@ class Anthropic(Format):
 
     def context_exceeded(self, prompt: Prompt) -> Refusal:
         return Refusal(400, "prompt is too long: 200001 tokens > 200000 maximum")
+
+    def prefill_refused(self) -> Refusal:
+        reason = "This model does not support assistant message prefill."
+        return Refusal(400, f"{reason} The conversation must end with a user message.")
+
+    def pings(self, answer: Answer) -> Sequence[bytes]:
+        return (_event("ping"),)
+
+    def rate_limit_headers(self, quota: Quota) -> dict[str, str]:
+        reset_at = datetime.now(UTC) + timedelta(seconds=quota.reset_s)
+        return {
+            "anthropic-ratelimit-requests-limit": str(quota.limit),
+            "anthropic-ratelimit-requests-remaining": str(quota.remaining),
+            "anthropic-ratelimit-requests-reset": reset_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
 
     def models(self, names: Sequence[str]) -> JSON:
         data = [self.model(name) for name in names]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from gateway.conformance.vendors.answers import Answer, Frame, Prompt
 from gateway.conformance.vendors.behaviours import Behaviour
 from gateway.conformance.vendors.http import HttpRequest
+from gateway.conformance.vendors.quotas import Quota
 
 JSON = dict[str, Any]
 
@@ -120,8 +121,11 @@ class Format(ABC):
     def error_body(self, refusal: Refusal) -> JSON: ...
 
     @abstractmethod
-    def error_event(self) -> bytes:
-        """What this vendor writes when it fails in the middle of a stream."""
+    def error_event(self, answer: Answer | None = None, number: int = 0, *, plain: bool = False) -> bytes:
+        """What this vendor writes when it fails in the middle of a stream.
+
+        ``number`` events of ``answer`` went before it; ``plain`` asks for the simpler one where there are two.
+        """
 
     @abstractmethod
     def refusal(self, status: int, key: str | None) -> Refusal:
@@ -131,10 +135,22 @@ class Format(ABC):
     def context_exceeded(self, prompt: Prompt) -> Refusal: ...
 
     @abstractmethod
+    def prefill_refused(self) -> Refusal:
+        """What a model that cannot continue an assistant's turn says to a conversation that ends with one."""
+
+    @abstractmethod
     def models(self, names: Sequence[str]) -> JSON: ...
 
     @abstractmethod
     def model(self, name: str) -> JSON: ...
+
+    @abstractmethod
+    def pings(self, answer: Answer) -> Sequence[bytes]:
+        """What this vendor writes, in turn, to keep a stream alive before its first token."""
+
+    def failed(self, answer: Answer, prompt: Prompt) -> JSON:
+        """The body of a 200 that is an error all the same."""
+        return self.error_body(self.refusal(500, None))
 
     def adapt(self, answer: Answer) -> None:  # noqa: B027 - most vendors express every answer
         """Changes a planned answer to what this vendor can express."""
@@ -142,3 +158,7 @@ class Format(ABC):
     def headers(self, number: str) -> dict[str, str]:
         """Headers this vendor sends with every answer; some identify the account, as real ones do."""
         return {"x-request-id": f"req_{number}"}
+
+    def rate_limit_headers(self, quota: Quota) -> dict[str, str]:
+        """How this vendor tells what is left of a rate limit; nothing where it does not."""
+        return {}

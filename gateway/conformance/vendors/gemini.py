@@ -102,7 +102,10 @@ class Gemini(Format):
             check(not calls or role == "model", "A function call must come from the model.")
             self._read_parts(parts, role, at, prompt)
         check(contents[-1].get("role", "user") != "model" or not calls, "Function calls need a function response.")
-        prompt.after_tool_result = any("functionResponse" in part for part in contents[-1]["parts"])
+        last = contents[-1]
+        prompt.after_tool_result = any("functionResponse" in part for part in last["parts"])
+        if last.get("role") == "model":
+            prompt.prefill = "".join(part.get("text", "") for part in last["parts"] if not part.get("thought"))
 
     def _read_parts(self, parts: list[Any], role: str, at: str, prompt: Prompt) -> None:
         texts: list[str] = []
@@ -263,7 +266,7 @@ class Gemini(Format):
             details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", **delay})
         return {"error": {**error, "details": details} if details else error}
 
-    def error_event(self) -> bytes:
+    def error_event(self, answer: Answer | None = None, number: int = 0, *, plain: bool = False) -> bytes:
         return sse(self.error_body(self.refusal(503, None)))
 
     def refusal(self, status: int, key: str | None) -> Refusal:
@@ -277,6 +280,12 @@ class Gemini(Format):
 
     def context_exceeded(self, prompt: Prompt) -> Refusal:
         return Refusal(400, "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576).")
+
+    def prefill_refused(self) -> Refusal:
+        return Refusal(400, "Requests ending with a model turn are not supported.")
+
+    def pings(self, answer: Answer) -> Sequence[bytes]:
+        return (b": keep-alive\n\n",)
 
     def models(self, names: Sequence[str]) -> JSON:
         return {"models": [self.model(name) for name in names]}

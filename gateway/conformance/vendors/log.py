@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
-from gateway.conformance.vendors.answers import Frame, Metered
+from gateway.conformance.vendors.answers import Metered
 
 Outcome = Literal["open", "answered", "refused", "reset", "cut", "failed", "gone"]
 
@@ -54,9 +54,10 @@ class LoggedCall:
         self.metered.output += output if apart else output + reasoning
         self.metered.reasoning += reasoning if apart else 0
 
-    def count_sent(self, frame: Frame) -> None:
-        self.sent_tokens += frame.output + frame.reasoning
-        self.metered.usage_sent = self.metered.usage_sent or frame.carries_usage
+    def count_sent(self, tokens: int, with_usage: bool) -> None:
+        """``with_usage``: what was sent completes a true report of usage."""
+        self.sent_tokens += tokens
+        self.metered.usage_sent = self.metered.usage_sent or with_usage
 
     def to_json(self) -> dict[str, Any]:
         # Not asdict alone: it would copy every body and header, which a log of thousands of calls feels.

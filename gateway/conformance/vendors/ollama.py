@@ -56,6 +56,8 @@ class Ollama(Format):
         for message in messages:
             self._read_message(message, prompt)
         prompt.after_tool_result = messages[-1]["role"] == "tool"
+        if messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
+            prompt.prefill = messages[-1].get("content", "")
         for tool in body.get("tools") or []:
             function = tool.get("function") or {}
             check(tool.get("type") == "function" and function.get("name"), "invalid tool: function name is required")
@@ -145,7 +147,7 @@ class Ollama(Format):
     def error_body(self, refusal: Refusal) -> JSON:
         return {"error": refusal.message}
 
-    def error_event(self) -> bytes:
+    def error_event(self, answer: Answer | None = None, number: int = 0, *, plain: bool = False) -> bytes:
         return b'{"error":"an error was encountered while running the model"}\n'
 
     def refusal(self, status: int, key: str | None) -> Refusal:
@@ -154,6 +156,13 @@ class Ollama(Format):
 
     def context_exceeded(self, prompt: Prompt) -> Refusal:
         return Refusal(400, "the input length exceeds the context length")
+
+    def prefill_refused(self) -> Refusal:
+        return Refusal(400, "this model does not support assistant message prefill")
+
+    def pings(self, answer: Answer) -> Sequence[bytes]:
+        line = {**self._line(answer, {"role": "assistant", "content": ""}), "done": False}
+        return (dump(line) + b"\n",)
 
     def models(self, names: Sequence[str]) -> JSON:
         return {"models": [self.model(name) for name in names]}

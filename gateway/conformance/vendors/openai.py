@@ -23,6 +23,7 @@ from gateway.conformance.vendors.formats import (
     sse,
 )
 from gateway.conformance.vendors.http import HttpRequest
+from gateway.conformance.vendors.quotas import Quota
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _PARTS = {
@@ -32,9 +33,9 @@ _PARTS = {
     "assistant": ("text", "refusal"),
     "tool": ("text",),
 }
-_NUMBERS = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NUMBERS = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", re.DOTALL)
 _TYPES = {
     401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided: {key}."),
@@ -109,7 +110,7 @@ class OpenAI(Format):
         return prompt
 
     def _check_knobs(self, body: JSON) -> None:
-        for name, (low, high) in _NUMBERS.items():
+        for name, (low, high) in NUMBERS.items():
             value = body.get(name)
             check(value is None or is_number(value, low, high), f"Invalid '{name}': out of range.", param=name)
         for name in ("max_tokens", "max_completion_tokens", "n"):
@@ -125,7 +126,7 @@ class OpenAI(Format):
         allowed = options is None or body.get("stream") is True
         check(allowed, "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
         effort = body.get("reasoning_effort")
-        check(effort is None or effort in _EFFORTS, f"Unsupported value: '{effort}'.", param="reasoning_effort")
+        check(effort is None or effort in EFFORTS, f"Unsupported value: '{effort}'.", param="reasoning_effort")
         top_logprobs = body.get("top_logprobs") is None or body.get("logprobs") is True
         check(top_logprobs, "The 'top_logprobs' parameter requires 'logprobs'.", param="top_logprobs")
 
@@ -145,17 +146,17 @@ class OpenAI(Format):
             else:
                 answered = f"'tool_calls' must be followed by tool messages: {', '.join(sorted(pending))}"
                 check(not pending, answered, param=at)
+            continues = role == "assistant" and i == len(messages) - 1
+            check(continues or not message.get("prefix"), "'prefix' is only for a last assistant message.", param=at)
             self._read_content(message, at, prompt)
             if role == "assistant":
                 pending = self._read_calls(message.get("tool_calls"), at)
         check(not pending, "An assistant message with 'tool_calls' must be followed by tool messages.")
         prompt.after_tool_result = messages[-1].get("role") == "tool"
         if messages[-1].get("role") == "assistant":
-            prompt.prefill = "".join(self._texts_of_turn(messages[-1].get("content")))
-
-    @staticmethod
-    def _texts_of_turn(content: Any) -> list[str]:
-        return [content] if isinstance(content, str) else [part.get("text", "") for part in content or []]
+            content = messages[-1].get("content") or ""
+            parts = [] if isinstance(content, str) else content
+            prompt.prefill = "".join(part.get("text", "") for part in parts) if parts else content
 
     def _read_content(self, message: JSON, at: str, prompt: Prompt) -> None:
         role, content = message["role"], message.get("content")
@@ -233,7 +234,7 @@ class OpenAI(Format):
             function: Any = tool.get("function") if tool.get("type") == "function" else None
             check(isinstance(function, dict), f"Missing required parameter: 'tools[{i}].function'.", param="tools")
             name, schema = function.get("name"), function.get("parameters") or {}
-            check(_TOOL_NAME.fullmatch(name or ""), f"Invalid 'tools[{i}].function.name'.", param="tools")
+            check(TOOL_NAME.fullmatch(name or ""), f"Invalid 'tools[{i}].function.name'.", param="tools")
             check(isinstance(schema, dict), f"Invalid schema for function '{name}'.", param="tools")
             offered.append(OfferedTool(name, schema))
         if isinstance(choice, dict):
@@ -257,11 +258,8 @@ class OpenAI(Format):
             schema: Any = named.get("schema")
             check(named.get("name"), "Missing required parameter: 'response_format.json_schema.name'.")
             check(isinstance(schema, dict), "Missing required parameter: 'response_format.json_schema.schema'.")
-            closed = schema.get("additionalProperties") is False
-            complete = set(schema.get("required", [])) == set(schema.get("properties", {}))
-            strict = named.get("strict") is True
-            message = "Invalid schema: 'additionalProperties' must be false and 'required' list every property."
-            check(not strict or (closed and complete), message, param="response_format")
+            if named.get("strict") is True:
+                check_strict_schema(schema, "response_format")
             prompt.json_schema = schema
 
     # ----------------------------------------------------------------- answer
@@ -286,7 +284,7 @@ class OpenAI(Format):
     def frames(self, answer: Answer, prompt: Prompt, behaviour: Behaviour) -> Iterator[Frame]:
         envelope = self._envelope(answer, "chat.completion.chunk")
         everywhere = behaviour.usage == "every_chunk"
-        asked = prompt.include_usage and behaviour.usage == "normal"
+        asked = prompt.include_usage and not everywhere and behaviour.usage != "none"
         sent = {"output": 0, "reasoning": 0}
 
         def chunk(choices: list[JSON], usage: JSON | None = None) -> bytes:
@@ -356,10 +354,7 @@ class OpenAI(Format):
         }
 
     def _logprobs(self, tokens: list[str], prompt: Prompt) -> JSON | None:
-        if not prompt.logprobs:
-            return None
-        content = [{"token": t, "logprob": -0.125, "bytes": list(t.encode()), "top_logprobs": []} for t in tokens]
-        return {"content": content, "refusal": None}
+        return {"content": logprobs_of(tokens), "refusal": None} if prompt.logprobs else None
 
     # ----------------------------------------------------------------- errors and models
 
@@ -367,7 +362,7 @@ class OpenAI(Format):
         kind = _TYPES.get(refusal.status, ("invalid_request_error",))[0]
         return {"error": {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}}
 
-    def error_event(self) -> bytes:
+    def error_event(self, answer: Answer | None = None, number: int = 0, *, plain: bool = False) -> bytes:
         failed = {"message": "The server had an error while processing your request.", "type": "server_error"}
         return b"data: %b\n\n" % dump({"error": {**failed, "param": None, "code": None}})
 
@@ -382,11 +377,40 @@ class OpenAI(Format):
         )
         return Refusal(400, message, param="messages", code="context_length_exceeded")
 
+    def prefill_refused(self) -> Refusal:
+        """In the words of a look-alike: the original begins a turn of its own."""
+        expected = "Expected last role User or Tool (or Assistant with prefix True) for serving"
+        return Refusal(400, f"{expected} but got assistant", param="messages")
+
+    def pings(self, answer: Answer) -> Sequence[bytes]:
+        delta = {"role": "assistant", "content": ""}
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        return b": keep-alive\n\n", sse({**self._envelope(answer, "chat.completion.chunk"), "choices": [choice]})
+
+    def rate_limit_headers(self, quota: Quota) -> dict[str, str]:
+        return {
+            "x-ratelimit-limit-requests": str(quota.limit),
+            "x-ratelimit-remaining-requests": str(quota.remaining),
+            "x-ratelimit-reset-requests": f"{quota.reset_s:.3f}s",
+        }
+
     def models(self, names: Sequence[str]) -> JSON:
         return {"object": "list", "data": [self.model(name) for name in names]}
 
     def model(self, name: str) -> JSON:
         return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "scripted"}
+
+
+def check_strict_schema(schema: JSON, param: str) -> None:
+    """Raises Refusal unless ``schema`` is as closed as ``strict`` demands."""
+    closed = schema.get("additionalProperties") is False
+    complete = set(schema.get("required", [])) == set(schema.get("properties", {}))
+    message = "Invalid schema: 'additionalProperties' must be false and 'required' list every property."
+    check(closed and complete, message, param=param, code="invalid_json_schema")
+
+
+def logprobs_of(tokens: list[str]) -> list[JSON]:
+    return [{"token": token, "logprob": -0.125, "bytes": list(token.encode()), "top_logprobs": []} for token in tokens]
 
 
 def _whole_call(call: Call) -> JSON:

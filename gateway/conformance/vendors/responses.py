@@ -1,81 +1,141 @@
-"""OpenAI's Responses API, strict about what it knows: items instead of messages, numbered events in a stream."""
+"""OpenAI's Responses API, strict about what it knows: items instead of messages, numbered events in a stream.
 
-from collections import deque
-from collections.abc import Iterator
-from itertools import zip_longest
+Like the original it begins a new turn after an assistant's last message: it continues none.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gateway.conformance.vendors.answers import Answer, Call, Frame, OfferedTool, Prompt
+from gateway.conformance.vendors.answers import Answer, Frame, OfferedTool, Prompt
 from gateway.conformance.vendors.behaviours import Behaviour
-from gateway.conformance.vendors.formats import JSON, Refusal, check, is_count, sse
+from gateway.conformance.vendors.formats import JSON, Refusal, check, is_count, is_number, sse, words
 from gateway.conformance.vendors.http import HttpRequest
-from gateway.conformance.vendors.openai import OpenAI
+from gateway.conformance.vendors.openai import EFFORTS, NUMBERS, TOOL_NAME, OpenAI, check_strict_schema
+from gateway.conformance.vendors.responses_answers import calls_of, failed_response, output_of, response_of
+from gateway.conformance.vendors.responses_events import frames_of
+from gateway.conformance.vendors.responses_memory import Memory, Turn, check_sealed
 
 _ROLES = ("system", "developer", "user", "assistant")
-_FOREIGN = ("messages", "max_tokens", "max_completion_tokens", "n", "stop", "response_format", "stream_options")
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_REMEMBERED = 1000
+_FOREIGN = words(
+    "messages max_tokens max_completion_tokens n stop seed logprobs response_format reasoning_effort functions "
+    "function_call presence_penalty frequency_penalty"
+)
+_INCLUDABLE = words(
+    "file_search_call.results web_search_call.results web_search_call.action.sources message.input_image.image_url "
+    "computer_call_output.output.image_url code_interpreter_call.outputs reasoning.encrypted_content "
+    "message.output_text.logprobs"
+)
+_VENDOR_TOOLS = words(
+    "web_search web_search_preview file_search computer_use_preview mcp code_interpreter image_generation "
+    "local_shell shell apply_patch custom"
+)
 
 
 class OpenAIResponses(OpenAI):
-    """Remembers the ids of what it answered, for ``previous_response_id``."""
+    """Remembers what it stored for as long as it lives, for ``previous_response_id`` and references to items."""
 
     name = "openai-responses"
     broken_event = b'event: response.output_text.delta\ndata: {"broken": [\n\n'
+    end_is_optional = False
 
     def __init__(self) -> None:
-        self._answered: deque[str] = deque(maxlen=_REMEMBERED)
+        self._memory = Memory()
 
     # ----------------------------------------------------------------- request
 
     def parse(self, request: HttpRequest, body: JSON) -> Prompt:
         model = self.model_of(request, body)
-        check(model, "Missing required parameter: 'model'.", param="model")
+        check(model, "Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
         for name in body:
             known = name not in _FOREIGN and not name.startswith("x-")
             check(known, f"Unsupported parameter: '{name}'.", param=name, code="unsupported_parameter")
-        self._check_knobs(body)
-        limit = body.get("max_output_tokens")
-        check(limit is None or is_count(limit, 16), "Invalid 'max_output_tokens': integer below minimum value.")
-        previous = body.get("previous_response_id")
-        if previous is not None and previous not in self._answered:
-            raise Refusal(404, f"Previous response with id '{previous}' not found.", param="previous_response_id")
-        prompt = Prompt(model, stream=self.streams(request, body), max_tokens=limit)
-        if body.get("instructions"):
-            prompt.texts.append(body["instructions"])
-        self._read_input(body.get("input"), prompt)
+        self._check_settings(body)
+        prompt = Prompt(model, stream=self.streams(request, body), max_tokens=body.get("max_output_tokens"))
+        prompt.account, prompt.settings = self.key_of(request) or "", body
+        prompt.logprobs = "message.output_text.logprobs" in (body.get("include") or [])
+        called: set[str] = set()
+        if (previous := body.get("previous_response_id")) is not None:
+            turn = self._memory.turn(prompt.account, previous)
+            prompt.texts += turn.texts
+            called |= turn.calls
+        self._read_input(body.get("input"), called, prompt)
         self._read_offered(body, prompt)
         self._read_format((body.get("text") or {}).get("format"), prompt)
+        if body.get("instructions"):  # last, as they are no part of what a later response continues
+            prompt.texts.append(body["instructions"])
         return prompt
 
-    def _read_input(self, given: Any, prompt: Prompt) -> None:
+    def _check_settings(self, body: JSON) -> None:
+        for name in ("temperature", "top_p"):
+            value = body.get(name)
+            check(value is None or is_number(value, *NUMBERS[name]), f"Invalid '{name}': out of range.", param=name)
+        for name in ("stream", "store", "background", "parallel_tool_calls"):
+            check(
+                isinstance(body.get(name), bool | None), f"Invalid type for '{name}': expected a boolean.", param=name
+            )
+        check(
+            isinstance(body.get("instructions"), str | None), "Invalid type for 'instructions'.", param="instructions"
+        )
+        limit = body.get("max_output_tokens")
+        minimum = "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16."
+        check(limit is None or is_count(limit, 16), minimum, param="max_output_tokens", code="integer_below_min_value")
+        effort = (body.get("reasoning") or {}).get("effort")
+        check(effort is None or effort in EFFORTS, f"Unsupported value: '{effort}'.", param="reasoning.effort")
+        unknown = sorted(set(body.get("include") or []) - _INCLUDABLE)
+        check(not unknown, f"Invalid value: {unknown}.", param="include", code="invalid_value")
+        options = body.get("stream_options")
+        check(options is None or body.get("stream") is True, "'stream_options' needs 'stream'.", param="stream_options")
+        unknown = sorted(set(options or {}) - {"include_obfuscation"})
+        check(not unknown, f"Unknown parameter: 'stream_options.{', '.join(unknown)}'.", param="stream_options")
+
+    def _read_input(self, given: Any, called: set[str], prompt: Prompt) -> None:
         check(isinstance(given, str | list) and given, "Missing required parameter: 'input'.", param="input")
         if isinstance(given, str):
-            prompt.texts.append(given)
-            prompt.last_user_text = given
-            return
-        called: set[str] = set()
+            given = [{"role": "user", "content": given}]
+        items = []
         for i, item in enumerate(given):
-            at = f"input[{i}]"
-            check(isinstance(item, dict), f"Invalid type for '{at}'.", param=at)
-            match item.get("type", "message"):
-                case "message":
-                    self._read_message(item, at, prompt)
-                case "function_call":
-                    sound = all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments"))
-                    check(sound, f"Missing required parameter: '{at}.call_id'.", param=at)
-                    called.add(item["call_id"])
-                case "function_call_output":
-                    known = item.get("call_id") in called
-                    check(known, f"No tool call found for function call output with call_id {item.get('call_id')}.")
-                    output: Any = item.get("output")
-                    texts = [output] if isinstance(output, str) else [part.get("text", "") for part in output or []]
-                    prompt.texts += texts
-                case "reasoning":
-                    check(isinstance(item.get("summary"), list), f"Missing required parameter: '{at}.summary'.")
-                case other:
-                    raise Refusal(400, f"Invalid value: '{other}'.", param=f"{at}.type", code="invalid_value")
-        prompt.after_tool_result = given[-1].get("type") == "function_call_output"
+            check(isinstance(item, dict), f"Invalid type for 'input[{i}]'.", param=f"input[{i}]")
+            reference = item.get("type") == "item_reference"
+            items.append(self._memory.item(prompt.account, item["id"]) if reference else item)
+        for i, item in enumerate(items):
+            follower = items[i + 1] if i + 1 < len(items) else {"role": "user"}
+            self._read_item(item, f"input[{i}]", follower, called, prompt)
+        prompt.after_tool_result = items[-1].get("type") == "function_call_output"
+
+    def _read_item(self, item: JSON, at: str, follower: JSON, called: set[str], prompt: Prompt) -> None:
+        match item.get("type", "message"):
+            case "message":
+                self._read_message(item, at, prompt)
+            case "function_call":
+                sound = all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments"))
+                check(sound, f"Missing required parameter: '{at}.call_id'.", param=at)
+                called.add(item["call_id"])
+            case "function_call_output":
+                call_id: Any = item.get("call_id")
+                known = f"No tool call found for function call output with call_id {call_id}."
+                check(call_id in called, known, param="input")
+                output: Any = item.get("output")
+                sound = isinstance(output, str | list)
+                check(sound, f"Missing required parameter: '{at}.output'.", param=f"{at}.output")
+                prompt.texts += [output] if isinstance(output, str) else [part.get("text", "") for part in output]
+            case "reasoning":
+                self._read_reasoning(item, at, prompt)
+                alone = follower.get("role") == "user" or follower.get("type") == "function_call_output"
+                lonely = (
+                    f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item."
+                )
+                check(not alone, lonely, param="input")
+            case other:
+                raise Refusal(400, f"Invalid value: '{other}'.", param=f"{at}.type", code="invalid_value")
+
+    def _read_reasoning(self, item: JSON, at: str, prompt: Prompt) -> None:
+        """Reasoning comes back sealed, or by an id that is stored."""
+        check(isinstance(item.get("summary"), list), f"Missing required parameter: '{at}.summary'.", param=at)
+        item_id = str(item.get("id"))
+        if item.get("encrypted_content") is not None:
+            check_sealed(str(item["encrypted_content"]), item_id, prompt.account)
+        else:
+            self._memory.item(prompt.account, item_id)
 
     def _read_message(self, item: JSON, at: str, prompt: Prompt) -> None:
         role: Any = item.get("role")
@@ -87,8 +147,8 @@ class OpenAIResponses(OpenAI):
             texts.append(content)
         else:
             check(isinstance(content, list) and content, f"Invalid type for '{at}.content'.", param=f"{at}.content")
-            for part in content:
-                self._read_input_part(part, role, at, texts, media)
+            for j, part in enumerate(content):
+                self._read_input_part(part, role, f"{at}.content[{j}]", texts, media)
         prompt.texts += texts
         if role == "user":
             prompt.last_user_text, prompt.media = "\n".join(texts), media
@@ -101,6 +161,10 @@ class OpenAIResponses(OpenAI):
             case "input_text" | "output_text":
                 check(isinstance(part.get("text"), str), f"Missing required parameter: '{at}.text'.", param=at)
                 texts.append(part["text"])
+            case "refusal":
+                check(isinstance(part.get("refusal"), str), f"Missing required parameter: '{at}.refusal'.", param=at)
+            case "input_image" if "file_id" in part:
+                media.append(f"file:{part['file_id']}")
             case "input_image":
                 media.append(self._image({"url": part.get("image_url")}, at))
             case "input_file":
@@ -108,157 +172,77 @@ class OpenAIResponses(OpenAI):
 
     def _read_offered(self, body: JSON, prompt: Prompt) -> None:
         tools, choice = body.get("tools") or [], body.get("tool_choice")
+        check(isinstance(tools, list), "Invalid type for 'tools': expected an array.", param="tools")
         offered = []
         for i, tool in enumerate(tools):
+            if tool.get("type") in _VENDOR_TOOLS:
+                continue
             check(tool.get("type") == "function", f"Invalid value for 'tools[{i}].type'.", param="tools")
-            check(tool.get("name"), f"Missing required parameter: 'tools[{i}].name'.", param="tools")
-            offered.append(OfferedTool(tool["name"], tool.get("parameters") or {}))
-        if isinstance(choice, dict):
+            named = TOOL_NAME.fullmatch(tool.get("name") or "")
+            check(named, f"Missing required parameter: 'tools[{i}].name'.", param=f"tools[{i}].name")
+            schema = tool.get("parameters") or {}
+            check(isinstance(schema, dict), f"Invalid schema for function '{tool['name']}'.", param="tools")
+            if tool.get("strict") is True:
+                check_strict_schema(schema, f"tools[{i}].parameters")
+            offered.append(OfferedTool(tool["name"], schema))
+        if isinstance(choice, dict) and choice.get("type") == "function":
             offered = [tool for tool in offered if tool.name == choice.get("name")]
             check(offered, "Tool choice not found in 'tools' parameter.", param="tool_choice")
+        elif not isinstance(choice, dict):
+            check(choice in (None, "none", "auto", "required"), "Invalid 'tool_choice'.", param="tool_choice")
+            check(tools or choice != "required", "'tool_choice' 'required' needs 'tools'.", param="tool_choice")
         prompt.tools = [] if choice == "none" else offered
 
     def _read_format(self, wanted: Any, prompt: Prompt) -> None:
-        if wanted is None or wanted.get("type") == "text":
-            return
-        if wanted.get("type") == "json_schema":
+        kind = "text" if wanted is None else wanted.get("type")
+        check(kind in ("text", "json_object", "json_schema"), "Invalid 'text.format.type'.", param="text.format.type")
+        if kind == "json_object":
+            said = any("json" in text.lower() for text in prompt.texts)
+            check(said, "Response input messages must contain the word 'json' in some form.", param="input")
+        if kind == "json_schema":
             check(wanted.get("name"), "Missing required parameter: 'text.format.name'.", param="text.format.name")
-            check(isinstance(wanted.get("schema"), dict), "Missing required parameter: 'text.format.schema'.")
-            prompt.json_schema = wanted["schema"]
-        else:
-            check(wanted.get("type") == "json_object", "Invalid 'text.format.type'.", param="text.format.type")
+            schema: Any = wanted.get("schema")
+            check(
+                isinstance(schema, dict),
+                "Missing required parameter: 'text.format.schema'.",
+                param="text.format.schema",
+            )
+            if wanted.get("strict") is True:
+                check_strict_schema(schema, "text.format.schema")
+            prompt.json_schema = schema
 
     # ----------------------------------------------------------------- answer
 
     def whole(self, answer: Answer, prompt: Prompt) -> JSON:
-        self._answered.append(f"resp_{answer.id}")
-        return self._response(answer, finished=True)
-
-    def _response(self, answer: Answer, *, finished: bool) -> JSON:
-        reason = _INCOMPLETE.get(answer.finish)
-        status = ("incomplete" if reason else "completed") if finished else "in_progress"
-        return {
-            "id": f"resp_{answer.id}",
-            "object": "response",
-            "created_at": answer.created,
-            "status": status,
-            "error": None,
-            "incomplete_details": {"reason": reason} if finished and reason else None,
-            "instructions": None,
-            "metadata": {},
-            "model": answer.model,
-            "output": self._output(answer) if finished else [],
-            "parallel_tool_calls": True,
-            "temperature": 1.0,
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": 1.0,
-            "usage": self._response_usage(answer) if finished else None,
-        }
-
-    def _output(self, answer: Answer) -> list[JSON]:
-        output: list[JSON] = []
-        if answer.thinking:
-            summary = [{"type": "summary_text", "text": "".join(answer.thinking)}]
-            output.append({"id": f"rs_{answer.id}", "type": "reasoning", "summary": summary})
-        if answer.text:
-            output.append(self._message(answer, "".join(answer.text)))
-        return output + [self._call(call, call.arguments) for call in answer.calls]
-
-    def _message(self, answer: Answer, text: str | None) -> JSON:
-        content = [] if text is None else [self._part(answer, text)]
-        status = "in_progress" if text is None else "completed"
-        return {"id": f"msg_{answer.id}", "type": "message", "status": status, "role": "assistant", "content": content}
-
-    def _part(self, answer: Answer, text: str) -> JSON:
-        if answer.finish == "refusal":
-            return {"type": "refusal", "refusal": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-    def _call(self, call: Call, arguments: str) -> JSON:
-        named = {"call_id": f"call_{call.id}", "name": call.name, "arguments": arguments}
-        return {"id": f"fc_{call.id}", "type": "function_call", "status": "completed", **named}
-
-    def _response_usage(self, answer: Answer) -> JSON:
-        usage = answer.usage
-        return {
-            "input_tokens": usage.prompt,
-            "input_tokens_details": {"cached_tokens": usage.cached_input},
-            "output_tokens": usage.completion,
-            "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-            "total_tokens": usage.prompt + usage.completion,
-        }
+        self._keep(answer, prompt)
+        return response_of(answer, prompt, "finished")
 
     def frames(self, answer: Answer, prompt: Prompt, behaviour: Behaviour) -> Iterator[Frame]:
-        self._answered.append(f"resp_{answer.id}")
-        sequence = iter(range(1_000_000))
+        for frame in frames_of(answer, prompt, with_usage=behaviour.usage != "none"):
+            if frame.kind == "final":
+                self._keep(answer, prompt)
+            yield frame
 
-        def event(name: str, **told: Any) -> bytes:
-            return sse({"type": name, **told, "sequence_number": next(sequence)}, name)
+    def _keep(self, answer: Answer, prompt: Prompt) -> None:
+        """Stores a finished response, unless the caller said not to."""
+        if prompt.settings.get("store") is False:
+            return
+        texts = prompt.texts[:-1] if prompt.settings.get("instructions") else prompt.texts
+        turn = Turn([*texts, "".join(answer.text)], {call["call_id"] for call in calls_of(answer)})
+        self._memory.keep(prompt.account, f"resp_{answer.id}", turn, output_of(answer, prompt))
 
-        yield Frame(event("response.created", response=self._response(answer, finished=False)))
-        yield Frame(event("response.in_progress", response=self._response(answer, finished=False)))
-        index = 0
-        if answer.thinking:
-            yield from self._thinking_frames(answer, index, event)
-            index += 1
-        if answer.text:
-            yield from self._text_frames(answer, index, event)
-            index += 1
-        yield from self._call_frames(answer, index, event)
-        response = self._response(answer, finished=True)
-        if behaviour.usage == "none":
-            response["usage"] = None
-        name = f"response.{response['status']}"
-        yield Frame(event(name, response=response), "final", carries_usage=behaviour.usage != "none")
+    def failed(self, answer: Answer, prompt: Prompt) -> JSON:
+        return failed_response(answer, prompt)
 
-    def _thinking_frames(self, answer: Answer, index: int, event: Any) -> Iterator[Frame]:
-        item = {"id": f"rs_{answer.id}", "type": "reasoning", "summary": []}
-        at = {"item_id": item["id"], "output_index": index, "summary_index": 0}
-        yield Frame(event("response.output_item.added", output_index=index, item=item))
-        part = {"type": "summary_text", "text": ""}
-        yield Frame(event("response.reasoning_summary_part.added", **at, part=part))
-        for thought in answer.thinking:
-            yield Frame(event("response.reasoning_summary_text.delta", **at, delta=thought), "content", 0, 1)
-        text = "".join(answer.thinking)
-        yield Frame(event("response.reasoning_summary_text.done", **at, text=text))
-        yield Frame(event("response.reasoning_summary_part.done", **at, part={**part, "text": text}))
-        done = {**item, "summary": [{"type": "summary_text", "text": text}]}
-        yield Frame(event("response.output_item.done", output_index=index, item=done))
+    def error_event(self, answer: Answer | None = None, number: int = 0, *, plain: bool = False) -> bytes:
+        if plain:
+            error = {"code": "server_error", "message": "The server had an error while processing your request."}
+            return sse({"type": "error", **error, "param": None, "sequence_number": number}, "error")
+        response = failed_response(answer)
+        return sse({"type": "response.failed", "response": response, "sequence_number": number}, "response.failed")
 
-    def _text_frames(self, answer: Answer, index: int, event: Any) -> Iterator[Frame]:
-        at = {"item_id": f"msg_{answer.id}", "output_index": index, "content_index": 0}
-        kind = "refusal" if answer.finish == "refusal" else "output_text"
-        yield Frame(event("response.output_item.added", output_index=index, item=self._message(answer, None)))
-        yield Frame(event("response.content_part.added", **at, part=self._part(answer, "")))
-        extra: JSON = {} if kind == "refusal" else {"logprobs": []}
-        for token in answer.text:
-            yield Frame(event(f"response.{kind}.delta", **at, delta=token, **extra), "content", 1)
-        text = "".join(answer.text)
-        said = {"refusal": text} if kind == "refusal" else {"text": text, "logprobs": []}
-        yield Frame(event(f"response.{kind}.done", **at, **said))
-        yield Frame(event("response.content_part.done", **at, part=self._part(answer, text)))
-        yield Frame(event("response.output_item.done", output_index=index, item=self._message(answer, text)))
-
-    def _call_frames(self, answer: Answer, first: int, event: Any) -> Iterator[Frame]:
-        """The pieces of parallel calls take turns."""
-        numbered = list(enumerate(answer.calls, first))
-        for index, call in numbered:
-            yield Frame(event("response.output_item.added", output_index=index, item=self._call(call, "")))
-        for turn in zip_longest(*(call.pieces for _, call in numbered)):
-            for (index, call), piece in zip(numbered, turn, strict=True):
-                if piece is not None:
-                    at = {"item_id": f"fc_{call.id}", "output_index": index}
-                    yield Frame(event("response.function_call_arguments.delta", **at, delta=piece), "content", 1)
-        for index, call in numbered:
-            at = {"item_id": f"fc_{call.id}", "output_index": index}
-            yield Frame(event("response.function_call_arguments.done", **at, arguments=call.arguments))
-            yield Frame(event("response.output_item.done", output_index=index, item=self._call(call, call.arguments)))
-
-    def error_event(self) -> bytes:
-        error = {"code": "server_error", "message": "The server had an error while processing your request."}
-        response = {"id": "resp_failed", "object": "response", "status": "failed", "error": error, "output": []}
-        return sse({"type": "response.failed", "response": response, "sequence_number": 99}, "response.failed")
+    def pings(self, answer: Answer) -> Sequence[bytes]:
+        return (b": keep-alive\n\n",)
 
     def context_exceeded(self, prompt: Prompt) -> Refusal:
         message = "Your input exceeds the context window of this model. Please adjust your input and try again."

@@ -26,6 +26,8 @@ def request_of(dialect: str, model: str, stream: bool) -> tuple[str, dict[str, A
     if dialect == "openai":
         options = {"stream_options": {"include_usage": True}} if stream else {}
         return "/v1/chat/completions", chat(model, stream, **options)
+    if dialect == "openai-responses":
+        return "/v1/responses", {"model": model, "input": USER[0]["content"], "stream": stream}
     if dialect == "anthropic":
         return "/v1/messages", chat(model, stream, max_tokens=1024)
     if dialect == "ollama":
@@ -41,5 +43,5 @@ def events_of(body: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
-DIALECTS = pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini", "ollama"])
+DIALECTS = pytest.mark.parametrize("dialect", ["openai", "openai-responses", "anthropic", "gemini", "ollama"])
 BOTH_WAYS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

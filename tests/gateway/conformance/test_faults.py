@@ -1,9 +1,11 @@
 """Faults and the log of the scripted vendors: what is broken is broken exactly, what is metered is the truth."""
 
 import json
+import re
 import time
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -89,7 +91,8 @@ class TestFaults:
         path, body = request_of(dialect, "m-errevent5", stream)
         response = http.post(path, json=body)
         assert response.status_code == 200
-        assert events_of(response.text)[-1]["error"]
+        failed = events_of(response.text)[-1]
+        assert failed.get("response", failed)["error"]
         assert vendor.log[-1].outcome == "failed"
         assert vendor.log[-1].sent_tokens == (5 if stream else 0)
 
@@ -110,13 +113,65 @@ class TestFaults:
         path, body = request_of(dialect, "m-nousage", stream)
         text = http.post(path, json=body).text
         assert "tok8" in text
-        assert all(word not in text for word in ('"usage"', "usageMetadata", "eval_count"))
+        assert all(word not in text for word in ('"usage":{', "usageMetadata", "eval_count"))
         assert not vendor.log[-1].metered.usage_sent
 
     def test_usage_can_run_along(self, http: httpx.Client) -> None:
         path, body = request_of("openai", "m-tok3-usageall", stream=True)
         counts = [event["usage"]["completion_tokens"] for event in events_of(http.post(path, json=body).text)]
         assert counts == [0, 1, 2, 3, 3]
+
+    @DIALECTS
+    @BOTH_WAYS
+    @pytest.mark.parametrize(("word", "wrong"), [("usagewrong", "-18"), ("usagewrongtext", '"about 8"')])
+    def test_usage_can_be_wrong(  # noqa: PLR0917 - a matrix and its fixtures
+        self, dialect: str, stream: bool, word: str, wrong: str, http: httpx.Client, vendor: VendorServer
+    ) -> None:
+        path, body = request_of(dialect, f"m-tok8-{word}", stream)
+        response = http.post(path, json=body)
+        counts = re.findall(r'"(?:\w+_tokens|\w+TokenCount|\w*eval_count)":([^,}]+)', response.text)
+        assert wrong in counts
+        assert not [count for count in counts if count.isdecimal()]
+        assert len(events_of(response.text)) >= 1
+        metered = vendor.log[-1].metered
+        assert (metered.input, metered.output, metered.usage_sent) == (4, 8, False)
+
+    @DIALECTS
+    def test_pings_come_before_the_first_token_only(self, dialect: str, http: httpx.Client) -> None:
+        path, body = request_of(dialect, "m-tok2-slowfirst700ms-pings", stream=True)
+        arrived: list[tuple[float, bytes]] = []
+        started = time.monotonic()
+        with http.stream("POST", path, json=body) as response:
+            for piece in response.iter_raw():
+                arrived.append((time.monotonic() - started, piece))
+        before = [piece for at, piece in arrived if 0.15 < at < 0.65]
+        assert len(before) == 3
+        assert not any(b"tok1" in piece for piece in before)
+        assert arrived[0][0] < 0.65 <= next(at for at, piece in arrived if b"tok1" in piece)
+        events_of(b"".join(piece for _, piece in arrived).decode())
+
+    def test_sdks_read_over_pings(self, oai: openai.OpenAI, claude: anthropic.Anthropic) -> None:
+        model = "m-tok2-slowfirst500ms-pings"
+        chunks = list(oai.chat.completions.create(**chat(model, True)))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "tok1 tok2"
+        with claude.messages.stream(model=model, max_tokens=9, messages=USER) as stream:
+            assert stream.get_final_text() == "tok1 tok2"
+        with oai.responses.stream(model=model, input="one") as events:
+            assert events.get_final_response().output_text == "tok1 tok2"
+
+    @BOTH_WAYS
+    def test_long_tokens_and_varying_texts(self, stream: bool, http: httpx.Client, vendor: VendorServer) -> None:
+        def get(model: str) -> str:
+            path, body = request_of("ollama", model, stream)
+            return "".join(event["message"]["content"] for event in events_of(http.post(path, json=body).text))
+
+        long = get("m-toklong3")
+        assert [len(word) for word in long.split()] == [1000] * 3
+        assert vendor.log[-1].metered.output == 3
+        first, second = get("m-tok3-vary2").split(), get("m-tok3-vary2").split()
+        assert first[0] == second[0] == "tok1"
+        assert first[1:] != second[1:]
+        assert [word.partition("~")[0] for word in second] == ["tok1", "tok2", "tok3"]
 
     @DIALECTS
     def test_wrong_type_empty_and_giant(self, dialect: str, http: httpx.Client) -> None:

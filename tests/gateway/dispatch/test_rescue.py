@@ -1,5 +1,7 @@
 """What of a broken stream may be completed, and how the rest is joined to it."""
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -92,6 +94,29 @@ def test_white_space_that_was_delivered_is_not_said_twice(text: str, continued: 
     chunk = Chunk(text=continued)
     Continuation(text).join([chunk])
     assert chunk.text == joined
+
+
+@given(text=st.text(min_size=1, max_size=60), cuts=st.lists(st.integers(0, 200), max_size=6))
+def test_a_target_that_starts_over_although_it_was_given_the_beginning_is_joined_like_a_restart(
+    text: str, cuts: list[int]
+) -> None:
+    whole = text + " and the rest of it"
+    places = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    way = Continuation(text)
+    chunks = [Chunk(text=whole[start:end]) for start, end in itertools.pairwise(places)]
+    for chunk in [*chunks, Chunk(finish_reason="stop")]:
+        way.join([chunk])
+        chunks.append(chunk)
+    way.end()
+
+    assert "".join(chunk.text for chunk in chunks[: len(places) - 1]) + chunks[-1].text == " and the rest of it"
+
+
+def test_a_short_continuation_that_looks_like_the_beginning_is_not_lost() -> None:
+    way = Continuation("no, I said: ")
+    chunks = [Chunk(text="no"), Chunk(text="pe"), Chunk(finish_reason="stop")]
+    way.join(chunks)
+    assert "".join(chunk.text for chunk in chunks) == "nope"
 
 
 def test_a_continuation_asks_with_the_beginning_of_the_answer() -> None:
