@@ -281,7 +281,7 @@ def _models() -> Iterator[Finding]:
     for tenant in Tenant.objects.filter(enabled=True):
         for model in runtime.load_policy(str(tenant.pk)).models.values():
             count += 1
-            if model.target is not None and model.target.price is None:
+            if any(target.price is None for target in model.targets):
                 unpriced.add(f"{tenant.slug}/{model.name}")
     if unpriced:
         yield Finding(

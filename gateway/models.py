@@ -96,7 +96,9 @@ class Provider(Row):
         help_text="Seconds: connect, first_byte, first_token, between_chunks, total. Empty: defaults.",
     )
     region = models.CharField(max_length=32, blank=True)
-    weight = models.PositiveSmallIntegerField(default=1)
+    weight = models.PositiveSmallIntegerField(
+        default=1, help_text="Its share of the requests to a model with several deployments. 0: only in reserve."
+    )
     check_status = models.CharField(max_length=8, choices=Status.choices, default=Status.UNKNOWN, editable=False)
     check_message = models.CharField(max_length=500, blank=True, editable=False)
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -228,7 +230,12 @@ class ProviderKey(Row):
 
 
 class Model(Row):
-    """A name callers may ask for and the target that serves it."""
+    """A name callers may ask for and the provider that serves it; more of them are its deployments."""
+
+    class Balancing(models.TextChoices):
+        ORDERED = "ordered", "in order: the next one when one fails"
+        WEIGHTED = "weighted", "by weight"
+        LEAST_LATENCY = "least_latency", "the fastest first"
 
     tenant = models.ForeignKey(
         Tenant,
@@ -259,10 +266,17 @@ class Model(Row):
         blank=True,
         help_text="Names of models tried next, in order, when this one fails.",
     )
+    balancing = models.CharField(
+        max_length=16,
+        choices=Balancing.choices,
+        default=Balancing.ORDERED,
+        db_default=Balancing.ORDERED,
+        help_text="How its deployments share the requests.",
+    )
     hedging = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Ask the first fallback as well when this model is slower than usual; the first token wins.",
+        help_text="Ask a second target as well when the first is slower than usual; the first token wins.",
     )
     deadlines = models.JSONField(
         default=dict,
@@ -287,6 +301,41 @@ class Model(Row):
             raise ValidationError({"name": f"'{self.name}' lets the gateway choose; an alias may redefine it."})
         if self.name in self.fallbacks:
             raise ValidationError({"fallbacks": "A model cannot be its own fallback."})
+
+
+class Deployment(Row):
+    """Another way to the same model: a second key or region of its vendor, or another vendor that has it. The model's
+    own provider is its first deployment."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, blank=True, editable=False)
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="deployments")
+    provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="deployments")
+    vendor_model = models.CharField(
+        max_length=200,
+        blank=True,
+        validators=[model_name_validator],
+        help_text="What this vendor calls it. Empty: as the model's own vendor does.",
+    )
+    weight = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        help_text="Its share of the requests. Empty: its provider's. 0: only when the others fail.",
+    )
+    position = models.PositiveSmallIntegerField(default=0, help_text="Its place where they are tried in order.")
+
+    class Meta:
+        ordering = ("position", "id")
+        constraints = (
+            models.UniqueConstraint(fields=("model", "provider", "vendor_model"), name="deployment_once_per_model"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model.name} at {self.provider.name}"
+
+    def clean(self) -> None:
+        self.tenant = self.model.tenant
+        if self.provider_id and self.provider.tenant_id not in (None, self.model.tenant_id):
+            raise ValidationError({"provider": "This provider belongs to another tenant."})
 
 
 class Alias(Row):

@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from billing.pricing import estimate_tokens, to_usd
 from gateway import observability
+from gateway.balancing import Balancer
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.dispatch.unattended import keep
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
@@ -151,12 +152,14 @@ class Pipeline:
         policies: PolicySource,
         limiter: RateLimiter,
         dispatcher: Dispatcher,
+        balancer: Balancer,
         *,
         request_log: RequestLogWriter,
         idempotent: IdempotentCalls,
         limits: Limits,
     ) -> None:
-        self._policies, self._limiter, self._dispatcher = policies, limiter, dispatcher
+        self._policies, self._limiter = policies, limiter
+        self._dispatcher, self._balancer = dispatcher, balancer
         self._request_log, self._idempotent, self._limits = request_log, idempotent, limits
         self._recent = RecentAnswers()
 
@@ -317,7 +320,10 @@ class Pipeline:
             policy_epoch=policy.epoch,
             project_id=token.project_id,
             token_id=token.id,
-            targets=policy.targets(model, token, fallback=wanted.fallback is not False),
+            targets=self._balancer.targets(
+                policy.chain(model, token, request.needs, fallback=wanted.fallback is not False),
+                wanted.session_id or request.affinity,
+            ),
             timeout_s=wanted.timeout_s,
             hedging=model.hedging,
         )
@@ -521,7 +527,7 @@ async def _blocks_of(transcript: Transcript) -> AsyncGenerator[bytes, None]:
 
 
 def _counts_tokens(model: ModelFacts) -> bool:
-    return model.target is not None and offers(model.target.kind, "count_tokens")
+    return any(offers(target.kind, "count_tokens") for target in model.targets)
 
 
 def _limit_headers(verdict: Verdict) -> Iterable[tuple[bytes, bytes]]:

@@ -12,10 +12,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from gateway.errors import InvalidApiKey, ModelNotAllowed, ModelNotFound, NoProviderConfigured, PermissionDenied
+from gateway.errors import (
+    InvalidApiKey,
+    ModelNotAllowed,
+    ModelNotFound,
+    NoProviderConfigured,
+    PermissionDenied,
+    UnsupportedContent,
+)
 from gateway.providers.target import Target
+from gateway.wire.types import Needs
 
 Network = IPv4Network | IPv6Network
+
+_NO_NEEDS = Needs()
+_NEEDS = {
+    "vision": "images",
+    "audio": "audio",
+    "files": "files",
+    "tools": "tools",
+    "json_schema": "structured output by a JSON schema",
+}
 
 
 class NamePatterns:
@@ -61,20 +78,31 @@ class TokenFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A name callers may use, its target, and the names tried after it. ``target`` is None while its provider
-    has no usable key; ``why_unusable`` then says so."""
+    """A name callers may use, the deployments that serve it, and the names tried after it. ``targets`` is empty
+    while no provider of it has a usable key; ``why_unusable`` then says so. ``balancing`` is the rule by which
+    :mod:`gateway.balancing` orders them."""
 
     name: str
     modality: str
     fallbacks: tuple[str, ...]
-    target: Target | None
+    targets: tuple[Target, ...]
     provider_name: str
     vendor_model: str
     context_window: int | None
     capabilities: frozenset[str]
     created_at: int
+    balancing: str = "ordered"
     hedging: bool = False
     why_unusable: str = ""
+
+    def lacks(self, needs: Needs) -> str | None:
+        """What a request needs and this model cannot do, in words; None if it can, or if nobody knows."""
+        if not self.capabilities or needs == _NO_NEEDS:
+            return None
+        for need, words in _NEEDS.items():
+            if getattr(needs, need) and need not in self.capabilities:
+                return words
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +126,16 @@ class TenantPolicy:
             raise ModelNotAllowed(f"This API key may not use the model '{name}'.", param="model")
         return found
 
-    def targets(self, model: ModelFacts, token: TokenFacts, *, fallback: bool = True) -> list[Target]:
-        """``model`` and what follows it when it fails, in order, each once, without what the token may not use.
+    def chain(self, model: ModelFacts, token: TokenFacts, needs: Needs, *, fallback: bool = True) -> list[ModelFacts]:
+        """``model`` and what follows it when it fails, in order, each once, without what the token may not use, what
+        cannot do what the request needs, and what has no deployment that can be called.
 
-        Raises NoProviderConfigured when none of them can be called.
+        Raises UnsupportedContent when the model itself cannot do it, NoProviderConfigured when none can be called.
         """
-        chain = [model, *self._fallbacks(model, token)] if fallback else [model]
-        usable = [candidate.target for candidate in chain if candidate.target is not None]
+        if (lacking := model.lacks(needs)) is not None:
+            raise UnsupportedContent(f"The model '{model.name}' does not take {lacking}.")
+        candidates = [model, *self._fallbacks(model, token)] if fallback and model.fallbacks else [model]
+        usable = [candidate for candidate in candidates if candidate.targets and candidate.lacks(needs) is None]
         if not usable:
             raise NoProviderConfigured(f"The model '{model.name}' cannot be used now: {model.why_unusable}")
         return usable

@@ -17,12 +17,13 @@ from django.db.models import Q
 
 from billing.ledger import Ledger
 from billing.models import PriceVersion
-from billing.pricing import Price, PricedVersion, select
+from billing.pricing import PricedVersion, select
 from gateway import dispatch, observability
+from gateway.balancing import Balancer
 from gateway.dispatch import Dispatcher
 from gateway.errors import InvalidApiKey, LedgerUnavailable
 from gateway.idempotency import IdempotentCalls
-from gateway.models import Alias, Model, Provider, ProviderKey
+from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
 from gateway.pipeline import Limits, Pipeline
 from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
 from gateway.providers import catalog
@@ -149,11 +150,22 @@ def load_policy(tenant_id: str) -> TenantPolicy:
 def _load_models(tenant: Tenant) -> dict[str, ModelFacts]:
     """Models by name; a tenant's own hides the installation's of the same name."""
     owned_or_shared = Q(tenant=tenant) | Q(tenant=None)
-    rows = list(Model.objects.filter(owned_or_shared, enabled=True).select_related("provider"))
-    rows.sort(key=lambda row: row.tenant_id is not None)
-    keys = _load_keys({row.provider for row in rows})
-    prices = _load_prices(tenant, {row.provider.kind for row in rows})
-    return {row.name: _model_facts(tenant, row, keys, prices) for row in rows}
+    models = Model.objects.filter(owned_or_shared, enabled=True).select_related("provider")
+    rows = sorted(models.prefetch_related("deployments__provider"), key=lambda row: row.tenant_id is not None)
+    ways = {row.name: (row, _deployments(row)) for row in rows}
+    providers = {way.provider for _, deployments in ways.values() for way in deployments}
+    keys = _load_keys(providers)
+    prices = _load_prices(tenant, {provider.kind for provider in providers})
+    return {
+        name: _model_facts(row, [_target(tenant, row, way, keys, prices) for way in deployments])
+        for name, (row, deployments) in ways.items()
+    }
+
+
+def _deployments(row: Model) -> list[Deployment]:
+    """The model's own provider first."""
+    own = Deployment(model=row, provider=row.provider, vendor_model=row.vendor_model)
+    return [own, *row.deployments.all()]
 
 
 def _load_keys(providers: Iterable[Provider]) -> dict[str, ProviderKey]:
@@ -171,45 +183,44 @@ def _load_prices(tenant: Tenant, kinds: set[str]) -> list[PricedVersion]:
     return [row.as_priced_version() for row in rows]
 
 
-def _model_facts(tenant: Tenant, row: Model, keys: dict[str, ProviderKey], prices: list[PricedVersion]) -> ModelFacts:
-    price = select(
-        prices,
-        provider_kind=row.provider.kind,
-        vendor_model=row.vendor_model,
-        model_id=str(row.pk),
-        tenant_id=str(tenant.pk),
-        at=datetime.now(UTC),
-    )
-    target, why_unusable = _target(row, keys.get(str(row.provider_id)), price)
+def _model_facts(row: Model, deployments: list[Target | str]) -> ModelFacts:
+    """``deployments`` that cannot be called say why."""
+    targets = tuple(way for way in deployments if isinstance(way, Target))
     return ModelFacts(
         name=row.name,
         modality=row.modality,
         fallbacks=tuple(row.fallbacks),
-        target=target,
+        targets=targets,
         provider_name=row.provider.name,
         vendor_model=row.vendor_model,
         context_window=row.context_window,
         capabilities=frozenset(row.capabilities),
         created_at=int(row.created_at.timestamp()),
+        balancing=row.balancing,
         hedging=row.hedging,
-        why_unusable=why_unusable,
+        why_unusable="" if targets else " ".join(dict.fromkeys(str(way) for way in deployments)),
     )
 
 
-def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[Target | None, str]:
-    provider, kind = row.provider, catalog.get(row.provider.kind)
+def _target(
+    tenant: Tenant, row: Model, way: Deployment, keys: dict[str, ProviderKey], prices: list[PricedVersion]
+) -> Target | str:
+    """A deployment as the dispatcher needs it, or why it cannot be called."""
+    provider, kind = way.provider, catalog.get(way.provider.kind)
+    key = keys.get(str(provider.pk))
     if not provider.enabled:
-        return None, "its provider is switched off."
+        return "its provider is switched off."
     if key is None and kind.key_required:
-        return None, "its provider has no key."
+        return "its provider has no key."
     try:
         secret = key.reveal() if key else ""
     except (
         DecryptionFailed
     ):  # a key is only ever opened with the master key it was sealed with; never replaced by another
         logger.error("the key of provider %s cannot be decrypted", provider.pk)
-        return None, "its provider's key cannot be read."
-    target = Target(
+        return "its provider's key cannot be read."
+    vendor_model = way.vendor_model or row.vendor_model
+    return Target(
         provider_id=str(provider.pk),
         provider_name=provider.name,
         kind=provider.kind,
@@ -218,15 +229,22 @@ def _target(row: Model, key: ProviderKey | None, price: Price | None) -> tuple[T
         secret=secret,
         model_id=str(row.pk),
         model_name=row.name,
-        vendor_model=row.vendor_model,
+        vendor_model=vendor_model,
         deadlines=_deadlines(provider.deadlines | row.deadlines),
         on_disconnect="drain" if provider.on_disconnect == Provider.OnDisconnect.DRAIN else "cancel",
-        price=price,
+        price=select(
+            prices,
+            provider_kind=provider.kind,
+            vendor_model=vendor_model,
+            model_id=str(row.pk),
+            tenant_id=str(tenant.pk),
+            at=datetime.now(UTC),
+        ),
         profile=kind.profile,
         capabilities=frozenset(row.capabilities),
         context_window=row.context_window,
+        weight=provider.weight if way.weight is None else way.weight,
     )
-    return target, ""
 
 
 def _deadlines(given: dict[str, float]) -> Deadlines:
@@ -257,6 +275,7 @@ class Runtime:
             self.policies,
             self.limiter,
             Dispatcher(VendorClient(self.transport, heard=self.health.saw_headers), self.ledger, self.health),
+            Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
             request_log=self.request_log,
             idempotent=self.idempotent,
             limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),

@@ -24,7 +24,7 @@ from gateway.admin_columns import (
 )
 from gateway.admin_forms import STAGES, CheckBoxesField, DeadlinesForm, LinesField
 from gateway.admin_pages import ReadOnlyInline
-from gateway.models import CAPABILITIES, Alias, Model
+from gateway.models import CAPABILITIES, Alias, Deployment, Model
 from gateway.operations import effective_prices
 from tenants.models import Tenant
 
@@ -63,6 +63,14 @@ class PriceInline(ReadOnlyInline):
     )
 
 
+class DeploymentInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = Deployment
+    extra = 0
+    fields = ("provider", "vendor_model", "weight", "position")
+    autocomplete_fields = ("provider",)
+    verbose_name_plural = "deployments besides its own provider"
+
+
 @admin.register(Model)
 class ModelAdmin(AuditedAdmin):
     form = ModelForm
@@ -75,11 +83,11 @@ class ModelAdmin(AuditedAdmin):
         (None, {"fields": ("tenant", "name", "provider", "vendor_model", "enabled", "rows")}),
         ("Price", {"fields": ("price", "price_origin")}),
         ("What it can do", {"fields": ("modality", "capabilities", ("context_window", "max_output_tokens"))}),
-        ("When it fails", {"fields": ("fallbacks", "hedging")}),
+        ("When it fails", {"fields": ("balancing", "fallbacks", "hedging")}),
         ("Deadlines", {"fields": (STAGES,), "description": "Seconds. A field left empty takes the provider's."}),
     )
     readonly_fields = ("price", "price_origin", "rows")
-    inlines = (PriceInline,)
+    inlines = (DeploymentInline, PriceInline)
     actions = ("enable", "disable")
     object_actions = ("enable", "disable")
     careful_actions = ("disable",)

@@ -17,7 +17,7 @@ from gateway.declaration.document import Problem, Secret
 from gateway.declaration.outcome import DeclarationRefused, NewToken, Outcome, shown
 from gateway.declaration.shapes import Entry
 from gateway.declaration.writing import Writer
-from gateway.models import Alias, Model, Provider, ProviderKey
+from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
 from gateway.providers import catalog
 from tenants.crypto import DecryptionFailed
 from tenants.models import ApiToken, Membership, Project, Tenant, User
@@ -26,7 +26,7 @@ from tenants.tokens import Peppers, matches
 _PROVIDER_VALUES = ("kind", "on_disconnect", "deadlines", "region", "weight", "enabled")
 _MODEL_VALUES = (
     "vendor_model", "fallbacks", "capabilities", "modality", "context_window", "max_output_tokens", "deadlines",
-    "hedging", "enabled",
+    "balancing", "hedging", "enabled",
 )  # fmt: skip
 _TOKEN_ATTRIBUTES = {
     "models": "allowed_models",
@@ -157,8 +157,33 @@ class _Owner:
         if model is None:
             model = Model(tenant=self.tenant)
             values = {"name": name, "vendor_model": name, **values}
-        if self.writer.write(entry, model, values, tenant=self.tenant) and "price" in entry.values:
-            self._apply_price(entry, entry.values["price"], model=model)
+        if self.writer.write(entry, model, values, tenant=self.tenant):
+            if "price" in entry.values:
+                self._apply_price(entry, entry.values["price"], model=model)
+            if "deployments" in entry.sections:
+                self._apply_deployments(entry, model)
+
+    def _apply_deployments(self, entry: Entry, model: Model) -> None:
+        """The list as a whole: what it does not name goes."""
+        former = {(row.provider_id, row.vendor_model): row for row in model.deployments.select_related("provider")}
+        for position, part in enumerate(entry.sections["deployments"]):
+            provider = self._find_provider(part) if part.usable else None
+            if provider is None:
+                continue
+            vendor_model = part.values.get("vendor_model", "")
+            row = former.pop((provider.pk, vendor_model), None) or Deployment(model=model)
+            values = {"provider": provider, "vendor_model": vendor_model, "weight": None, "position": position}
+            self.writer.write(part, row, values | part.only(("weight",)), tenant=self.tenant, within=model.name)
+        for row in former.values():
+            record(
+                self.writer.actor,
+                Action.DEPLOYMENT_REMOVED,
+                row,
+                tenant=self.tenant,
+                changes=changes_between(row, None),
+            )
+            row.delete()
+            self.writer.differ(entry, self.tenant, "deployments", row.provider.name, "(removed)")
 
     def _find_provider(self, entry: Entry) -> Provider | None:
         wanted = entry.values["provider"]

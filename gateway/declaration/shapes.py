@@ -12,7 +12,7 @@ from yaml.nodes import Node
 
 from gateway.declaration import document
 from gateway.declaration.document import Fault, Problem, Reader, line_of
-from gateway.models import CAPABILITIES, MODALITIES, Provider
+from gateway.models import CAPABILITIES, MODALITIES, Model, Provider
 from gateway.providers import catalog
 from gateway.providers.outbound import Deadlines
 from tenants.roles import Role, Scope
@@ -181,6 +181,11 @@ PROVIDER: Final = Shape(
         "enabled": _ON,
     },
 )
+DEPLOYMENT: Final = Shape(
+    "deployment",
+    {"provider": _NAME, "vendor_model": Field(document.name), "weight": Field(document.integer, nullable=True)},
+    identity=("provider", "vendor_model"),
+)
 MODEL: Final = Shape(
     "model",
     {
@@ -189,6 +194,7 @@ MODEL: Final = Shape(
         "vendor_model": Field(document.name),
         "price": Field(mapping_of("price", PRICE_FIELDS)),
         "fallbacks": Field(document.list_of(document.name)),
+        "balancing": Field(document.one_of(Model.Balancing.values)),
         "hedging": _ON,
         "capabilities": Field(document.list_of(document.one_of(CAPABILITIES))),
         "modality": Field(document.one_of(MODALITIES)),
@@ -197,6 +203,7 @@ MODEL: Final = Shape(
         "deadlines": _DEADLINES,
         "enabled": _ON,
     },
+    sections={"deployments": DEPLOYMENT},
 )
 PRICE: Final = Shape(
     "price",

@@ -32,11 +32,12 @@ class Writer:
         *,
         tenant: Tenant | None,
         key_of: Mapping[str, str] | None = None,
+        within: str = "",
     ) -> bool:
         """Give ``row`` these values by attribute, and save it if that changes it.
 
-        ``key_of`` translates an attribute's name to the file's key where they differ. Returns False when the row
-        is refused.
+        ``key_of`` translates an attribute's name to the file's key where they differ; ``within`` names the row this
+        one is a part of. Returns False when the row is refused.
         """
         creating = row._state.adding
         keys = {attribute: (key_of or {}).get(attribute, attribute) for attribute in values}
@@ -58,7 +59,7 @@ class Writer:
         row.save()
         action: Action = "create" if creating else "change"
         record(self.actor, f"{entry.shape.noun}.{action}d", row, tenant=tenant, changes=changes_between(before, row))
-        change = self.change(action, entry.shape.noun, _label(entry, tenant))
+        change = self.change(action, entry.shape.noun, _label(entry, tenant, within))
         change.differences += [
             Difference(keys[name], "" if creating else shown(old), shown(new))
             for name, (old, new) in differences.items()
@@ -92,7 +93,6 @@ class Writer:
         self.problems.append(Problem(entry.line_of(key), f"{key}: there is no {noun} '{wanted}'{hint}"))
 
 
-def _label(entry: Entry, tenant: Tenant | None) -> str:
-    if tenant is None or entry.shape.noun == "tenant":
-        return entry.label
-    return f"{tenant.slug}/{entry.label}"
+def _label(entry: Entry, tenant: Tenant | None, within: str = "") -> str:
+    owner = tenant.slug if tenant is not None and entry.shape.noun != "tenant" else ""
+    return "/".join(filter(None, (owner, within, entry.label)))

@@ -1,6 +1,7 @@
 """The gateway's own request options, which every dialect takes in the same two ways.
 
-An option ``<name>`` comes as the body field ``x-<name>`` or as the header ``x-gateway-<name>``; the body wins.
+An option ``<name>`` comes as the body field ``x-<name>`` or as the header ``x-gateway-<name>`` (or, spelled with the
+field's name, ``x-gateway-x-<name>``); the body wins.
 Other ``x-`` fields are none of ours and stay in the body.
 """
 
@@ -29,7 +30,9 @@ def take_extensions(fields: dict[str, Raw], headers: Mapping[str, str]) -> Exten
     """
     given: dict[str, Any] = {}
     for header in headers:
-        if header.startswith(_HEADER_PREFIX) and (option := _OPTIONS.get(header[len(_HEADER_PREFIX) :])):
+        if not header.startswith(_HEADER_PREFIX):
+            continue
+        if option := _OPTIONS.get(header[len(_HEADER_PREFIX) :].removeprefix(_BODY_PREFIX)):
             _read(given, option, headers[header].strip() or None, header)
     for field in [name for name in fields if name.startswith(_BODY_PREFIX)]:
         if option := _OPTIONS.get(field[len(_BODY_PREFIX) :]):

@@ -112,7 +112,7 @@ def faulty() -> Iterator[VendorServer]:
 
 @pytest.fixture(scope="module")
 def gateway(faulty: VendorServer, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[GatewayProcess]:
-    database = provision.create_database(f"{provision.PREFIX}_faults_{worker_id}")
+    database = provision.create_database(f"{provision.PREFIX}_faults_{os.getpid()}")
     folder: Path = tmp_path_factory.mktemp("faults")
     running = GatewayProcess(database, folder)
     running.apply(declaration(faulty.url), FAULT_TOKEN=TOKEN)

@@ -20,12 +20,15 @@ from audit.record import Actor
 from billing.models import Adjustment, GatewayProcess, PriceVersion
 from gateway import provider_check
 from gateway.admin import providers
-from gateway.models import Alias, Model, Provider, ProviderKey, RequestContent, RequestLog
+from gateway.models import Alias, Deployment, Model, Provider, ProviderKey, RequestContent, RequestLog
 from tenants.models import ApiToken, Membership, User
 from tests.ledger_rows import log_request, open_attempt, settle
 
 PROJECT_APPS = ("tenants", "gateway", "routing", "guardrails", "billing", "audit")
-PROJECT_MODELS = [model for app in PROJECT_APPS for model in apps.get_app_config(app).get_models()]
+PARTS = {Deployment}  # edited on the page of what they are a part of
+PROJECT_MODELS = [
+    model for app in PROJECT_APPS for model in apps.get_app_config(app).get_models() if model not in PARTS
+]
 VENDOR_SECRET = "sk-canary-vendor-0123456789"
 PASSWORD = "correct horse battery"
 INLINE_STYLE = re.compile(r"<[^>]+\sstyle=")
@@ -359,7 +362,7 @@ def test_a_failing_audit_trail_rolls_every_change_back(
 def model_values(world: dict[type, Any], **changes: Any) -> dict[str, Any]:
     return {
         "tenant": world[Provider].tenant_id, "name": "large", "provider": world[Provider].pk, "vendor_model": "large-1",
-        "enabled": "on", "modality": "chat",
+        "enabled": "on", "modality": "chat", "balancing": "ordered",
     } | changes  # fmt: skip
 
 
@@ -376,6 +379,18 @@ def test_fallbacks_keep_their_order_and_must_exist(browser: Client, world: dict[
 def test_a_model_is_not_its_own_fallback(browser: Client, world: dict[type, Any]) -> None:
     answer = browser.post(page(Model, "add"), model_values(world, fallbacks="large"))
     assert answer.context["adminform"].form.errors == {"fallbacks": ["A model cannot be its own fallback."]}
+
+
+def test_a_deployment_is_added_on_its_models_page_and_audited(browser: Client, world: dict[type, Any]) -> None:
+    model, url = world[Model], page(Model, "change", world[Model].pk)
+    inline = {"TOTAL_FORMS": 1, "0-model": model.pk, "0-provider": model.provider.pk}
+    inline |= {"0-vendor_model": "small-2", "0-weight": 3, "0-position": 0}
+    added_inline = {f"deployments-{name}": value for name, value in inline.items()}
+    answer = browser.post(url, form_values(browser.get(url)) | added_inline)
+    assert answer.status_code == 302, answer.context["errors"]
+    added = model.deployments.get()
+    assert (added.vendor_model, added.weight, added.tenant) == ("small-2", 3, model.tenant)
+    assert AuditEvent.objects.filter(action="deployment.created", tenant=model.tenant).exists()
 
 
 def test_another_tenants_provider_is_refused(browser: Client, world: dict[type, Any], other_tenant: Any) -> None:

@@ -418,3 +418,31 @@ def test_references_may_lead_to_what_is_there_already(apply: Applied) -> None:
 def test_a_file_that_cannot_be_read_is_one_clear_line() -> None:
     with pytest.raises(CommandError, match=r"^/no/such/file\.yaml: No such file or directory\.$"):
         call_command("apply", "/no/such/file.yaml")
+
+
+def test_deployments_are_the_list_the_file_gives(apply: Applied) -> None:
+    def shared(deployments: str) -> str:
+        return apply(
+            EXAMPLE.replace(
+                "fallbacks: [small]}", f"fallbacks: [small], balancing: weighted, deployments: {deployments}}}"
+            )
+        )
+
+    def kept() -> list[tuple[str, str, int | None]]:
+        rows = Model.objects.get(name="large").deployments.select_related("provider")
+        return [(row.provider.name, row.vendor_model, row.weight) for row in rows]
+
+    told = shared("[{provider: openai, vendor_model: gpt-4o, weight: 3}, {provider: ollama-lab}]")
+    assert "+ deployment acme/large/openai/gpt-4o" in told
+    assert kept() == [("openai", "gpt-4o", 3), ("ollama-lab", "", None)]
+    assert "Nothing to change" in shared(
+        "[{provider: openai, vendor_model: gpt-4o, weight: 3}, {provider: ollama-lab}]"
+    )
+    assert "deployments: ollama-lab -> (removed)" in shared("[{provider: openai, vendor_model: gpt-4o, weight: 0}]")
+    assert kept() == [("openai", "gpt-4o", 0)]
+    assert {"deployment.created", "deployment.changed", "deployment.removed"} <= set(
+        AuditEvent.objects.values_list("action", flat=True)
+    )
+    assert apply.refused(EXAMPLE.replace("fallbacks: [small]}", "deployments: [{provider: opnai}]}")) == [
+        "13: provider: there is no provider 'opnai'; did you mean 'openai'?"
+    ]

@@ -12,7 +12,7 @@ from audit.actions import Action
 from audit.models import AuditEvent
 from audit.record import Actor, record, verify_chain
 from billing.models import Adjustment, Attempt, PriceVersion, Settlement
-from gateway.models import Alias, Model, Provider, ProviderKey, RequestContent, RequestLog
+from gateway.models import Alias, Deployment, Model, Provider, ProviderKey, RequestContent, RequestLog
 from gateway.rows import TenantForeignKey, new_id
 from tenants.isolation import acting_as_tenant
 from tenants.models import ApiToken, Membership, Project, Tenant, User
@@ -41,6 +41,7 @@ class Household:
         self.provider = Provider.objects.create(tenant=self.tenant, name="openai", kind="openai")
         self.provider.set_key("sk-" + slug, actor)
         self.model = Model.objects.create(tenant=self.tenant, name="small", provider=self.provider, vendor_model="s")
+        Deployment.objects.create(tenant=self.tenant, model=self.model, provider=self.provider, vendor_model="s-2")
         Alias.objects.create(tenant=self.tenant, name="auto", model_name="small")
         PriceVersion.set_price(model=self.model, actor=actor, input="1", output="2")
         self._ledger()

@@ -42,6 +42,7 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> Request:
         needs=_needs(kinds, has_tools, outline),
         input_chars=input_chars,
         extensions=take_extensions(fields, headers),
+        affinity=outline.prompt_cache_key,
     )
 
 

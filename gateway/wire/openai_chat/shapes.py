@@ -50,6 +50,7 @@ class RequestOutline(Struct):
     n: int | None = None
     user: str | None = None
     safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     tools: list[Raw] | None = None
     functions: list[Raw] | None = None
     response_format: Kind | None = None
