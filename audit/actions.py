@@ -40,5 +40,7 @@ class Action(StrEnum):
     CIRCUIT_TRIPPED = "circuit.tripped"
     CIRCUIT_RESET = "circuit.reset"
 
+    CONTENT_READ = "request_content.read"
+
     PRICE_SET = "price.set"
     PRICE_BOOK_IMPORTED = "price_book.imported"

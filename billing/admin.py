@@ -136,11 +136,14 @@ class AttemptAdmin(PartitionedAdmin):
 
     @admin.display(description="who")
     def who(self, attempt: Attempt) -> SafeString | str:
+        if attempt.project is None:
+            return attempt.tenant.slug if attempt.tenant else "the installation"
         return with_detail(attempt.tenant.slug, f"{attempt.project} / {attempt.token or NOTHING}")
 
     @admin.display(description="target")
     def target(self, attempt: Attempt) -> SafeString | str:
-        return with_detail(attempt.model.name, f"{attempt.provider}: {attempt.vendor_model}")
+        name = attempt.model.name if attempt.model else attempt.vendor_model
+        return with_detail(name, f"{attempt.provider}: {attempt.vendor_model}")
 
     @admin.display(description="state")
     def state(self, attempt: Attempt) -> SafeString | str:

@@ -218,15 +218,27 @@ class Attempt(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     request_id = models.UUIDField(db_index=True)
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="attempts")
-    project = TenantForeignKey(Project, on_delete=models.PROTECT, related_name="attempts")
+    tenant = models.ForeignKey(
+        Tenant,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="attempts",
+        help_text="Empty: the installation tried out a provider of its own.",
+    )
+    project = TenantForeignKey(Project, on_delete=models.PROTECT, null=True, related_name="attempts")
     token = TenantForeignKey(ApiToken, on_delete=models.PROTECT, null=True, related_name="attempts")
     end_user = models.CharField(max_length=200, blank=True)
     tags = models.JSONField(default=list)
     purpose = models.CharField(max_length=12, choices=Purpose.choices)
     provider = models.ForeignKey("gateway.Provider", on_delete=models.PROTECT, related_name="attempts")
     provider_key = models.ForeignKey("gateway.ProviderKey", on_delete=models.PROTECT, null=True)
-    model = models.ForeignKey("gateway.Model", on_delete=models.PROTECT, related_name="attempts")
+    model = models.ForeignKey(
+        "gateway.Model",
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="attempts",
+        help_text="Empty: a test of a model the vendor has, not configured here.",
+    )
     vendor_model = models.CharField(max_length=200)
     price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
     process_id = models.UUIDField()
@@ -257,7 +269,7 @@ class Settlement(models.Model):
     attempt = models.OneToOneField(
         Attempt, on_delete=models.PROTECT, primary_key=True, related_name="settlement", editable=False
     )
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="settlements")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, related_name="settlements")
     outcome = models.CharField(max_length=12, choices=Outcome.choices)
     input_tokens = models.BigIntegerField(default=0)
     cached_input_tokens = models.BigIntegerField(default=0)

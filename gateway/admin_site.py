@@ -8,8 +8,8 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
-from django.shortcuts import get_object_or_404, redirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import path
 
@@ -96,18 +96,20 @@ class OperatorSite(admin.AdminSite):
     def _switch_circuit(self, request: HttpRequest) -> HttpResponse:
         act, done = CIRCUIT_SWITCH.get(request.POST.get("act", ""), (None, ""))
         try:
-            chosen = uuid.UUID(request.POST.get("model", ""))
+            chosen = uuid.UUID(request.POST.get("target", ""))
         except ValueError:
             act = None
         if act is None:
-            return HttpResponseBadRequest("Trip or reset, and which model?")
-        model = get_object_or_404(Model.objects.select_related("tenant", "provider"), pk=chosen)
+            return HttpResponseBadRequest("Trip or reset, and which target?")
+        way = circuits.find(Model.objects.all(), chosen)
+        if way is None:
+            raise Http404
         try:
-            act(model, self.actor(request))
+            act(way, self.actor(request))
         except circuits.CircuitsUnavailable:
             messages.error(request, "Redis, where the breakers are shared, does not answer: nothing was changed.")
         else:
-            messages.success(request, f"{model}: {done}. Every process follows within a second or two.")
+            messages.success(request, f"{way}: {done}. Every process follows within a second or two.")
         return redirect("admin:circuit_breakers")
 
     def autocomplete_view(self, request: HttpRequest) -> HttpResponse:

@@ -25,7 +25,7 @@ class Unavailable(APIException):
 
 
 class CircuitBreakers(ViewSet):
-    """One breaker for each model of a provider; ``id`` is the model's."""
+    """One breaker for each deployment of a model; ``id`` is the deployment's, of a model's own provider the model's."""
 
     lookup_value_converter = "uuid"
 
@@ -47,12 +47,12 @@ class CircuitBreakers(ViewSet):
     @staticmethod
     def _switch(request: Request, pk: UUID, act: Any) -> Response:
         """What a caller may see but not switch is as unknown to it as what does not exist."""
-        model = _models(request, Permission.MANAGE_PROVIDERS).select_related("provider", "tenant").filter(pk=pk).first()
-        if model is None:
+        way = circuits.find(_models(request, Permission.MANAGE_PROVIDERS), pk)
+        if way is None:
             raise Http404
         try:
-            act(model, request.user.actor)
-            (circuit,) = circuits.circuits_of(Model.objects.filter(pk=model.pk))
+            act(way, request.user.actor)
+            circuit = circuits.circuit_of(way)
         except CircuitsUnavailable as exc:
             raise Unavailable from exc
         return Response(_described(circuit))
@@ -66,13 +66,13 @@ def _models(request: Request, permission: Permission) -> Any:
 
 
 def _described(circuit: Circuit) -> dict[str, Any]:
-    model = circuit.model
+    way = circuit.way
     return {
-        "id": str(model.pk),
-        "tenant": model.tenant.slug if model.tenant else None,
-        "provider": model.provider.name,
-        "model": model.name,
-        "vendor_model": model.vendor_model,
+        "id": str(way.pk),
+        "tenant": way.model.tenant.slug if way.model.tenant else None,
+        "provider": way.provider.name,
+        "model": way.model.name,
+        "vendor_model": way.effective_vendor_model,
         "state": circuit.state,
         "since": circuit.since,
         "retry_at": circuit.retry_at,

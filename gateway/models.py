@@ -14,6 +14,7 @@ from django.db.models import Q
 from audit.actions import Action
 from audit.record import MASK, Actor, changes_between, record
 from gateway import installation
+from gateway.content_log import Content
 from gateway.providers import catalog
 from gateway.providers.addresses import AddressGuard, ForbiddenAddress
 from gateway.providers.outbound import Deadlines
@@ -47,14 +48,14 @@ def validate_deadlines(deadlines: object) -> None:
             raise ValidationError(f"{stage}: give a number of seconds greater than 0.")
 
 
-@lru_cache(maxsize=1)
-def _keyring(setting: str) -> crypto.Keyring:
-    return crypto.Keyring.parse(setting, purpose=crypto.VENDOR_KEY)
+@lru_cache(maxsize=64)
+def _keyring(setting: str, purpose: str) -> crypto.Keyring:
+    return crypto.Keyring.parse(setting, purpose=purpose)
 
 
 def vendor_keyring() -> crypto.Keyring:
     """What providers' keys are encrypted with, by the master keys of the settings."""
-    return _keyring(settings.MASTER_KEYS)
+    return _keyring(settings.MASTER_KEYS, crypto.VENDOR_KEY)
 
 
 class Provider(Row):
@@ -302,6 +303,13 @@ class Model(Row):
         if self.name in self.fallbacks:
             raise ValidationError({"fallbacks": "A model cannot be its own fallback."})
 
+    def ways(self) -> "list[Deployment]":
+        """Its deployments, its own provider first: that one has no row, and the model's id."""
+        own = Deployment(
+            id=self.pk, tenant_id=self.tenant_id, model=self, provider=self.provider, vendor_model=self.vendor_model
+        )
+        return [own, *self.deployments.all()]
+
 
 class Deployment(Row):
     """Another way to the same model: a second key or region of its vendor, or another vendor that has it. The model's
@@ -331,6 +339,10 @@ class Deployment(Row):
 
     def __str__(self) -> str:
         return f"{self.model.name} at {self.provider.name}"
+
+    @property
+    def effective_vendor_model(self) -> str:
+        return self.vendor_model or self.model.vendor_model
 
     def clean(self) -> None:
         self.tenant = self.model.tenant
@@ -404,6 +416,17 @@ class RequestContent(models.Model):
 
     def __str__(self) -> str:
         return str(self.request_id)
+
+    @transaction.atomic
+    def reveal(self, actor: Actor) -> Content:
+        """What was asked and answered; that somebody has read it is in the audit trail of its tenant.
+
+        Raises tenants.crypto.DecryptionFailed.
+        """
+        keyring = _keyring(settings.MASTER_KEYS, crypto.content_purpose(self.tenant_id))
+        content = Content.unseal(keyring, str(self.tenant_id), str(self.pk), bytes(self.ciphertext))
+        record(actor, Action.CONTENT_READ, self, tenant=self.tenant)
+        return content
 
 
 def _check_secret(secret: str) -> None:

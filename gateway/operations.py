@@ -185,7 +185,8 @@ def effective_prices(models: Iterable[Model], now: datetime | None = None) -> di
     models = list(models)
     kinds = {model.provider.kind for model in models}
     rows = PriceVersion.objects.filter(
-        Q(model__in=models) | Q(model=None, provider_kind__in=[*kinds, ""]), effective_from__lte=now
+        Q(model__in=[model.pk for model in models]) | Q(model=None, provider_kind__in=[*kinds, ""]),
+        effective_from__lte=now,
     )
     by_id = {str(row.pk): row for row in rows}
     versions = [row.as_priced_version() for row in by_id.values()]

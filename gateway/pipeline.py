@@ -16,6 +16,7 @@ from msgspec import Raw
 from billing.pricing import estimate_tokens, to_usd
 from gateway import observability
 from gateway.balancing import Balancer
+from gateway.content_log import ContentLogWriter
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.dispatch.unattended import keep
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
@@ -78,6 +79,7 @@ class Call:
     answer_headers: Headers = field(default_factory=list)
     request: Request | None = None  # once it is parsed
     outcome: "Outcome | None" = None
+    answered: bytes = b""  # what it was told, for tenants who keep that
     broke_off: bool = False  # its stream ended in an error
 
     @property
@@ -155,12 +157,14 @@ class Pipeline:
         balancer: Balancer,
         *,
         request_log: RequestLogWriter,
+        content_log: ContentLogWriter,
         idempotent: IdempotentCalls,
         limits: Limits,
     ) -> None:
         self._policies, self._limiter = policies, limiter
         self._dispatcher, self._balancer = dispatcher, balancer
-        self._request_log, self._idempotent, self._limits = request_log, idempotent, limits
+        self._request_log, self._content_log = request_log, content_log
+        self._idempotent, self._limits = idempotent, limits
         self._recent = RecentAnswers()
 
     async def run(self, call: Call) -> Answer:
@@ -336,7 +340,7 @@ class Pipeline:
         assert served is not None  # noqa: S101 - whoever answered
         outcome.finish_reason = completion.finish_reason or ""
         metadata = self._metadata(call, job, served, completion.dropped)
-        body = call.caller.render_completion(completion, metadata, job.request)
+        body = call.answered = call.caller.render_completion(completion, metadata, job.request)
         content_type = JSON if completion.content_type is None else (JSON[0], _header(completion.content_type))
         headers = [content_type, *self._answer_headers(call, job, served, completion.dropped)]
         if served.cost_pico is not None:
@@ -386,6 +390,7 @@ class Pipeline:
             yield self._closing(call, served, renderer, held, after)
         except GatewayError as error:
             finished = True
+            self._note_text(call, served)
             yield self._in_stream_error(call, renderer, error)
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -397,6 +402,7 @@ class Pipeline:
             observability.OPEN_STREAMS.dec()
             served.close()
             if not finished:
+                self._note_text(call, served)
                 self._log(call, hung_up=True)
 
     def _closing(
@@ -412,8 +418,14 @@ class Pipeline:
         last = [renderer.render_chunk(held, metadata)] if held is not None else []
         last += [renderer.render_chunk(chunk) for chunk in after]
         last.append(renderer.render_end())
+        self._note_text(call, served)
         self._log(call)
         return b"".join(last)
+
+    @staticmethod
+    def _note_text(call: Call, served: AnyStream) -> None:
+        if call.outcome is not None and call.outcome.policy.log_content:
+            call.answered = served.delivered.text.encode()
 
     def _in_stream_error(self, call: Call, renderer: StreamRenderer, error: GatewayError) -> bytes:
         call.broke_off = True
@@ -491,6 +503,8 @@ class Pipeline:
                 overhead_s=overhead_s,
             )
         )
+        if outcome.policy.log_content:
+            self._content_log.put(outcome.policy.id, call.request_id, call.body, call.answered)
         self._request_log.put(
             RequestLogRow(
                 id=call.request_id,

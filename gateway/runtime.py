@@ -20,6 +20,7 @@ from billing.models import PriceVersion
 from billing.pricing import PricedVersion, select
 from gateway import dispatch, observability
 from gateway.balancing import Balancer
+from gateway.content_log import ContentLogWriter
 from gateway.dispatch import Dispatcher
 from gateway.errors import InvalidApiKey, LedgerUnavailable
 from gateway.idempotency import IdempotentCalls
@@ -152,20 +153,14 @@ def _load_models(tenant: Tenant) -> dict[str, ModelFacts]:
     owned_or_shared = Q(tenant=tenant) | Q(tenant=None)
     models = Model.objects.filter(owned_or_shared, enabled=True).select_related("provider")
     rows = sorted(models.prefetch_related("deployments__provider"), key=lambda row: row.tenant_id is not None)
-    ways = {row.name: (row, _deployments(row)) for row in rows}
-    providers = {way.provider for _, deployments in ways.values() for way in deployments}
+    models_by_name = {row.name: (row, row.ways()) for row in rows}
+    providers = {way.provider for _, ways in models_by_name.values() for way in ways}
     keys = _load_keys(providers)
     prices = _load_prices(tenant, {provider.kind for provider in providers})
     return {
-        name: _model_facts(row, [_target(tenant, row, way, keys, prices) for way in deployments])
-        for name, (row, deployments) in ways.items()
+        name: _model_facts(row, [_target(tenant, row, way, keys, prices) for way in ways])
+        for name, (row, ways) in models_by_name.items()
     }
-
-
-def _deployments(row: Model) -> list[Deployment]:
-    """The model's own provider first."""
-    own = Deployment(model=row, provider=row.provider, vendor_model=row.vendor_model)
-    return [own, *row.deployments.all()]
 
 
 def _load_keys(providers: Iterable[Provider]) -> dict[str, ProviderKey]:
@@ -183,9 +178,9 @@ def _load_prices(tenant: Tenant, kinds: set[str]) -> list[PricedVersion]:
     return [row.as_priced_version() for row in rows]
 
 
-def _model_facts(row: Model, deployments: list[Target | str]) -> ModelFacts:
-    """``deployments`` that cannot be called say why."""
-    targets = tuple(way for way in deployments if isinstance(way, Target))
+def _model_facts(row: Model, ways: list[Target | str]) -> ModelFacts:
+    """Ways that cannot be gone say why."""
+    targets = tuple(way for way in ways if isinstance(way, Target))
     return ModelFacts(
         name=row.name,
         modality=row.modality,
@@ -198,7 +193,7 @@ def _model_facts(row: Model, deployments: list[Target | str]) -> ModelFacts:
         created_at=int(row.created_at.timestamp()),
         balancing=row.balancing,
         hedging=row.hedging,
-        why_unusable="" if targets else " ".join(dict.fromkeys(str(way) for way in deployments)),
+        why_unusable="" if targets else " ".join(dict.fromkeys(str(way) for way in ways)),
     )
 
 
@@ -219,7 +214,7 @@ def _target(
     ):  # a key is only ever opened with the master key it was sealed with; never replaced by another
         logger.error("the key of provider %s cannot be decrypted", provider.pk)
         return "its provider's key cannot be read."
-    vendor_model = way.vendor_model or row.vendor_model
+    vendor_model = way.effective_vendor_model
     return Target(
         provider_id=str(provider.pk),
         provider_name=provider.name,
@@ -264,6 +259,7 @@ class Runtime:
         self.policies = PolicyStore(tokens.Peppers.parse(settings.TOKEN_PEPPERS))
         self.ledger = Ledger(database_url, self.process_id, f"{socket.gethostname()}:{os.getpid()}")
         self.request_log = RequestLogWriter(database_url)
+        self.content_log = ContentLogWriter(database_url, settings.MASTER_KEYS)
         self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
         self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
         self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
@@ -277,6 +273,7 @@ class Runtime:
             Dispatcher(VendorClient(self.transport, heard=self.health.saw_headers), self.ledger, self.health),
             Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
             request_log=self.request_log,
+            content_log=self.content_log,
             idempotent=self.idempotent,
             limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
         )
@@ -290,13 +287,14 @@ class Runtime:
     def report(self) -> None:
         """What is looked at rather than counted, for the metrics."""
         observability.OPEN_CIRCUITS.set(self.health.open_circuits)
-        observability.LOG_ROWS_DROPPED.set(self.request_log.dropped)
+        observability.LOG_ROWS_DROPPED.set(self.request_log.dropped + self.content_log.dropped)
 
     async def close(self) -> None:
         """Let what is under way finish, then write down what is left to write down."""
         await dispatch.drained(settings.DRAIN_S)
         await self.transport.close()
         await self.request_log.close()
+        await self.content_log.close()
         await self.ledger.close()
         await self.idempotent.close()
         await self.health.close()

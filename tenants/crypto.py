@@ -24,6 +24,7 @@ VENDOR_KEY: Final = "vendor-key"
 """The purpose under which vendors' API keys are encrypted."""
 IDEMPOTENT_ANSWER: Final = "idempotent-answer"
 """The purpose under which answers wait for a second caller."""
+_REQUEST_CONTENT: Final = "request-content"
 
 _LAYOUT_VERSION: Final = 1
 _HEADER: Final = struct.Struct(">BI")
@@ -77,6 +78,11 @@ def parse_numbered_keys(setting: str) -> dict[int, bytes]:
             raise ValueError(f"key {position}: {KEY_BYTES} bytes are needed, not {len(key)}")
         keys[key_id] = key
     return keys
+
+
+def content_purpose(tenant_id: UUID | str) -> str:
+    """The purpose under which one tenant's prompts and answers are kept: a data key of its own."""
+    return f"{_REQUEST_CONTENT}/{tenant_id}"
 
 
 def aad(tenant_id: UUID | int | str | None, row_id: UUID | int | str, base_url: str) -> bytes:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from gateway.admin_columns import (
@@ -22,6 +24,7 @@ from gateway.admin_pages import PartitionedAdmin
 from gateway.models import RequestContent, RequestLog
 from gateway.operations import FAILED, story
 from gateway.rows import moment_of
+from tenants.crypto import DecryptionFailed
 
 
 class OutcomeFilter(admin.SimpleListFilter):
@@ -115,15 +118,31 @@ class RequestLogAdmin(PartitionedAdmin):
 
 @admin.register(RequestContent)
 class RequestContentAdmin(PartitionedAdmin):
-    """That content is kept, not what it says: prompts and answers are for their tenant's eyes."""
+    """That content is kept; what it says is shown on request only, and that is in the tenant's audit trail."""
 
     list_display = ("request_id", "tenant", "kept_at", "master_key_number")
     list_filter = ("tenant",)
     list_select_related = ("tenant",)
     fields = ("request", "tenant", "kept_at", "master_key_number")
+    actions = ("show",)
+    object_actions = ("show",)
+    careful_actions = ("show",)
 
-    def get_queryset(self, request: HttpRequest) -> Any:
-        return super().get_queryset(request).defer("ciphertext")
+    @admin.action(description="Show")
+    def show(self, request: HttpRequest, queryset: QuerySet[RequestContent]) -> HttpResponse | None:
+        row = queryset[0]
+        try:
+            content = row.reveal(self.admin_site.actor(request))
+        except DecryptionFailed as exc:
+            self.message_user(request, f"The content cannot be read: {exc}.", messages.ERROR)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Content of a request",
+            "row": row,
+            "content": content,
+        }
+        return TemplateResponse(request, "admin/gateway/requestcontent/content.html", context)
 
     @admin.display(description="request")
     def request(self, row: RequestContent) -> SafeString | str:

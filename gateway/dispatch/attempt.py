@@ -187,8 +187,8 @@ class OpenAttempt:
                 usage=usage,
                 cost_pico=self.cost_pico,
                 price_version_id=price.version_id if price else None,
-                status_code=_vendor_status(error),
-                error_code=_error_code(error),
+                status_code=vendor_status(error),
+                error_code=error_code(error),
                 first_token_at=self.first_token_at,
                 ended_at=time.time(),
             )
@@ -207,8 +207,8 @@ class OpenAttempt:
             "outcome": self.outcome or "serving",
         }
         if self.error is not None:
-            told["error"] = _error_code(self.error)
-            if (status := _vendor_status(self.error)) is not None:
+            told["error"] = error_code(self.error)
+            if (status := vendor_status(self.error)) is not None:
                 told["status"] = status
         return told
 
@@ -241,13 +241,15 @@ def completed_by_estimate(seen: Usage, input_tokens: int, generated: int) -> Usa
     )
 
 
-def _vendor_status(error: GatewayError | None) -> int | None:
+def vendor_status(error: GatewayError | None) -> int | None:
+    """The HTTP status to write down for a call that ended like that; None: none came."""
     if error is None:
         return 200
     return error.vendor_status if isinstance(error, ProviderError) else error.status
 
 
-def _error_code(error: GatewayError | None) -> str:
+def error_code(error: GatewayError | None) -> str:
+    """The word the ledger keeps for it; "" for success."""
     if error is None:
         return ""
     return f"provider_{error.kind}" if isinstance(error, ProviderError) else error.code

@@ -130,6 +130,10 @@ class DrainedStream:
         return self._stream.attempt
 
     @property
+    def delivered(self) -> Delivered:
+        return self._stream.delivered
+
+    @property
     def dropped(self) -> tuple[str, ...]:
         return self._stream.dropped
 

@@ -11,6 +11,7 @@ from gateway.providers.catalog import ModelList
 from gateway.providers.client import CALLER_FORMATS, CANONICAL, VendorClient, refusal_of
 from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
+from gateway.wire.types import Usage
 
 MAX_LIST_BYTES = 16 * 1024 * 1024
 LIST_DEADLINES = Deadlines(first_byte=20.0, between_chunks=20.0, total=30.0)
@@ -28,12 +29,14 @@ class DiscoveredModel(Struct, frozen=True):
 
 class ProbeResult(Struct, frozen=True):
     """How a probe went. ``stage`` is where it failed (``answer`` when it did not); ``message`` says why, in
-    words that are safe to show."""
+    words that are safe to show. ``usage`` is what the vendor counted, None where it counted nothing."""
 
     ok: bool
     stage: Stage
     message: str
     latency_ms: float
+    usage: Usage | None = None
+    error: GatewayError | None = None
 
 
 async def list_models(
@@ -90,12 +93,13 @@ async def probe(client: VendorClient, target: Target) -> ProbeResult:
     try:
         client.endpoint(target.kind, target.base_url, target.secret)
     except ProviderError as error:
-        return ProbeResult(False, "configuration", error.message, _ms_since(started))
+        return ProbeResult(False, "configuration", error.message, _ms_since(started), error=error)
     try:
         completion = await client.complete(target, request, target.deadlines)
     except GatewayError as error:
-        return ProbeResult(False, _stage_of(error), error.message, _ms_since(started))
-    return ProbeResult(True, "answer", f"{completion.model or target.vendor_model} answered.", _ms_since(started))
+        return ProbeResult(False, _stage_of(error), error.message, _ms_since(started), error=error)
+    told = f"{completion.model or target.vendor_model} answered."
+    return ProbeResult(True, "answer", told, _ms_since(started), completion.usage)
 
 
 def _stage_of(error: GatewayError) -> Stage:

@@ -6,6 +6,7 @@ being away, hung or flushed changes nothing here: each process goes on with what
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict, deque
@@ -249,12 +250,21 @@ class TargetHealth:
 async def read_shared(shared: redis.asyncio.Redis) -> dict[str, SharedCircuit]:
     """Every circuit that is open anywhere, and those closed a moment ago. Raises RedisError."""
     entries: dict[bytes, bytes] = await shared.hgetall(SHARED_KEY)  # type: ignore[misc, assignment] # redis-py types sync and async at once
-    circuits = {name.decode(): msgspec.json.decode(raw, type=SharedCircuit) for name, raw in entries.items()}
+    circuits = decode_shared(entries)
     old = [
         name for name, entry in circuits.items() if entry.state == "closed" and entry.at < time.time() - CLOSED_KEPT_S
     ]
     if old:
         await shared.hdel(SHARED_KEY, *old)  # type: ignore[misc]
+    return circuits
+
+
+def decode_shared(entries: Mapping[bytes, bytes]) -> dict[str, SharedCircuit]:
+    """The shared hash by circuit; what is not one of our entries is left out."""
+    circuits = {}
+    for name, raw in entries.items():
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            circuits[name.decode()] = msgspec.json.decode(raw, type=SharedCircuit)
     return circuits
 
 

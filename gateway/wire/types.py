@@ -246,6 +246,9 @@ class Usage(Struct, frozen=True):
         return self.output + self.reasoning + self.audio_output
 
 
+TOKEN_CLASSES = tuple(name for name in Usage.__struct_fields__ if name != "source")
+
+
 class Choice(Struct, frozen=True):
     parts: tuple[Part, ...]  # Text, Thinking, ToolCall, Refusal
     finish_reason: FinishReason

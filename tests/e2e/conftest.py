@@ -12,6 +12,7 @@ from tests import provision
 from tests.e2e.gateway_process import GatewayProcess
 
 TOKEN = "e2e-token-0123456789-abcdefghij"
+KEPT_TOKEN = "e2e-kept-0123456789-abcdefghij"
 OTHER_TOKEN = "e2e-other-0123456789-abcdefghij"
 
 # Each vendor format serves every scripted behaviour under "<provider>/<behaviour>"; the models that tests ask for are
@@ -71,6 +72,12 @@ def declaration(vendor_url: str) -> str:
         "    projects: [{slug: main}]",
         "    tokens:",
         "      - {name: other, project: main, value: {env: E2E_OTHER}, models: ['*']}",
+        "  - slug: initech",
+        "    log_content: true",
+        "    projects: [{slug: main}]",
+        f'    providers: [{{name: kept, kind: openai-compatible, base_url: "{vendor_url}/v1", api_key: "sk-kept"}}]',
+        f"    models: [{{name: kept, provider: kept, vendor_model: kept-tok8, {price}}}]",
+        "    tokens: [{name: kept, project: main, value: {env: E2E_KEPT}, models: ['*']}]",
     ]
     return "\n".join(lines) + "\n"
 
@@ -90,6 +97,7 @@ def gateway(vendors: VendorServer, tmp_path_factory: pytest.TempPathFactory) -> 
         declaration(vendors.url),
         E2E_TOKEN=TOKEN,
         E2E_OTHER=OTHER_TOKEN,
+        E2E_KEPT=KEPT_TOKEN,
         E2E_NARROW="e2e-narrow-0123456789-abcdefghij",
         E2E_SLOW="e2e-slow-0123456789-abcdefghij",
     )

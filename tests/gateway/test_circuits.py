@@ -12,7 +12,7 @@ from django.test import Client
 
 from audit.models import AuditEvent
 from audit.record import Actor
-from gateway.models import Model, Provider
+from gateway.models import Deployment, Model, Provider
 from gateway.providers.health import SHARED_KEY, SharedCircuit
 from tenants.models import ApiToken, Membership, Project, Tenant, User
 
@@ -61,6 +61,23 @@ def test_a_trip_is_seen_audited_and_reset(manager: Client, model: Model) -> None
         "circuit.tripped",
         "circuit.reset",
     ]
+
+
+def test_each_deployment_has_a_breaker_of_its_own(manager: Client, model: Model) -> None:
+    other = Provider.objects.create(
+        tenant=model.tenant, name="lab-2", kind="openai-compatible", base_url="https://lab2.example/v1"
+    )
+    deployment = Deployment.objects.create(tenant=model.tenant, model=model, provider=other)
+    tripped = manager.post(f"/api/circuit-breakers/{deployment.pk}/trip")
+    assert (tripped.status_code, tripped.json()["provider"], tripped.json()["state"]) == (200, "lab-2", "open")
+    states = {row["provider"]: row["state"] for row in manager.get("/api/circuit-breakers").json()["data"]}
+    assert states == {"lab": "closed", "lab-2": "open"}
+
+
+def test_what_is_no_entry_of_ours_harms_nobody(manager: Client, model: Model) -> None:
+    with redis.Redis.from_url(settings.REDIS_URL) as connection:
+        connection.hset(SHARED_KEY, "junk", b"\xff{")
+    assert manager.get("/api/circuit-breakers").status_code == 200
 
 
 def test_an_open_circuit_says_since_when_and_why_and_is_half_open_once_it_may_be_tried(
@@ -115,12 +132,12 @@ def test_an_operator_sees_all_and_switches_on_the_page(browser: Client, model: M
     assert model.name in page
     assert foreign_model.name in page
 
-    answer = browser.post("/admin/circuit-breakers/", {"model": foreign_model.pk, "act": "trip"}, follow=True)
+    answer = browser.post("/admin/circuit-breakers/", {"target": foreign_model.pk, "act": "trip"}, follow=True)
     assert "<strong>open</strong> by hand" in answer.content.decode()
     assert AuditEvent.objects.order_by("sequence").last().action == "circuit.tripped"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("form", [{}, {"act": "trip"}, {"act": "trip", "model": "junk"}])
+@pytest.mark.parametrize("form", [{}, {"act": "trip"}, {"act": "trip", "target": "junk"}])
 def test_a_senseless_form_is_refused(browser: Client, form: dict[str, str]) -> None:
     assert browser.post("/admin/circuit-breakers/", form).status_code == 400
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pytest_django import Settings
 
 from audit.models import AuditEvent
 from audit.record import Actor
+from billing.models import Attempt, PriceVersion, Settlement
 from gateway import installation
 from gateway.conformance.vendors import VendorServer
 from gateway.models import Model, Provider, ProviderKey
@@ -117,6 +119,35 @@ def test_a_configured_model_is_asked_first(vendors: VendorServer) -> None:
     assert json.loads(run("check_provider", "lab", "--json")[0])["model"] == "small-tok3"
     result = json.loads(run("check_provider", "lab", "--model", "other-tok2", "--json")[0])
     assert (result["ok"], result["model"], result["stage"]) == (True, "other-tok2", "answer")
+
+
+@pytest.mark.django_db
+def test_the_question_is_a_line_of_the_ledger(vendors: VendorServer, tenant: Tenant) -> None:
+    provider = add_lab(vendors, tenant=tenant)
+    model = Model.objects.create(tenant=tenant, name="small", provider=provider, vendor_model="small-tok3")
+    price, _ = PriceVersion.set_price(model=model, actor=ACTOR, input="1", output="10")
+    run("check_provider", "lab")
+    line = Attempt.objects.select_related("settlement").get()
+    ended = line.settlement
+    assert (line.purpose, line.tenant, line.model, line.project, line.price_version) == (
+        "test",
+        tenant,
+        model,
+        None,
+        price,
+    )
+    assert (ended.outcome, ended.usage_source, ended.output_tokens) == ("settled", "vendor", 3)
+    assert ended.cost_usd == (ended.input_tokens + 10 * ended.output_tokens) / Decimal(1_000_000)
+
+
+@pytest.mark.django_db
+def test_a_failed_question_is_a_line_that_costs_nothing(vendors: VendorServer) -> None:
+    add_lab(vendors, "sk-wrong")
+    with pytest.raises(CommandError):
+        run("check_provider", "lab", "--model", "any-tok3")
+    ended = Settlement.objects.select_related("attempt").get()
+    assert (ended.attempt.tenant, ended.attempt.model, ended.attempt.vendor_model) == (None, None, "any-tok3")
+    assert (ended.outcome, ended.status_code, ended.output_tokens) == ("failed", 401, 0)
 
 
 @pytest.mark.django_db

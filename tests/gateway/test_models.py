@@ -1,11 +1,15 @@
 import pytest
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.test import Client
 
 from audit.models import AuditEvent
 from audit.record import Actor
-from gateway.models import Alias, Model, Provider, ProviderKey
-from tenants.crypto import DecryptionFailed
+from gateway.content_log import Content
+from gateway.models import Alias, Model, Provider, ProviderKey, RequestContent
+from gateway.rows import new_id
+from tenants.crypto import DecryptionFailed, Keyring, content_purpose
 from tenants.models import Tenant
 
 SECRET = "sk-lab-0123456789abcdef"
@@ -191,3 +195,18 @@ class TestModel:
         model.provider = Provider.objects.create(name="openai", kind="openai")
         model.full_clean()
         model.save()
+
+
+def test_reading_kept_content_is_in_the_tenants_audit_trail(browser: Client, tenant: Tenant, actor: Actor) -> None:
+    row = RequestContent(request_id=new_id(), tenant=tenant)
+    keyring = Keyring.parse(settings.MASTER_KEYS, purpose=content_purpose(tenant.pk))
+    content = Content("asked <b>", "answered")
+    row.ciphertext, row.master_key_number = content.seal(keyring, str(tenant.pk), str(row.pk)), keyring.current_id
+    row.save()
+    assert row.reveal(actor) == content
+    shown = browser.post(f"/admin/gateway/requestcontent/{row.pk}/do/show/").content.decode()
+    assert "asked &lt;b&gt;" in shown
+    assert AuditEvent.objects.filter(tenant=tenant, action="request_content.read").count() == 2
+    RequestContent.objects.filter(pk=row.pk).update(ciphertext=b"\x01" + b"\0" * 60)
+    refused = browser.post(f"/admin/gateway/requestcontent/{row.pk}/do/show/", follow=True)
+    assert "cannot be read" in refused.content.decode()
