@@ -13,7 +13,7 @@ import uuid_utils
 from django.conf import settings
 
 from gateway import runtime
-from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge
+from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge, ShuttingDown
 from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
 from gateway.wire import anthropic_messages, forwarded, openai_chat, openai_embeddings, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
@@ -21,6 +21,8 @@ from gateway.wire.sse import COMMENT
 from gateway.wire.verbs import CallerFormat
 from tenants.network import client_address
 from tenants.tokens import bearer_from
+
+LARGE_BLOCK_BYTES = 64 * 1024
 
 Body = TypeVar("Body", bytes, bytearray)
 Scope = dict[str, Any]
@@ -55,17 +57,17 @@ class ProxyConsumer:
             call = await self._call()
         except CallerLeft:
             return
-        except GatewayError as error:
-            await self._refuse(error, [])
+        except GatewayError as error:  # the rest of the body may still come: nothing else is read from this connection
+            await self._refuse(error, [(b"connection", b"close")])
             return
         serving = asyncio.current_task()
-        leaving = asyncio.ensure_future(self._hang_up(serving))
+        leaving = asyncio.ensure_future(self._hang_up(call, serving))
         silence = Silence(self, call)
         try:
             await self._answer(call)
         except asyncio.CancelledError:
-            if not leaving.done():  # not the caller: the server is shutting down
-                raise
+            if not call.left:  # the server is shutting down, and this took longer than its drain
+                await self._fail(call, ShuttingDown())
         finally:
             silence.end()
             leaving.cancel()
@@ -87,10 +89,10 @@ class ProxyConsumer:
 
     async def _body(self) -> bytes:
         """The whole body. Raises RequestTooLarge, GatewayTimeout (a caller too slow) or CallerLeft."""
-        message = await self._next_message(None)
+        deadline = asyncio.get_running_loop().time() + settings.BODY_TIMEOUT_S
+        message = await self._next_message(deadline)
         if not message.get("more_body"):  # nearly always: one message, one body
             return self._within_limit(bytes(message.get("body", b"")))
-        deadline = asyncio.get_running_loop().time() + settings.BODY_TIMEOUT_S
         body = bytearray(message.get("body", b""))
         while message.get("more_body"):
             message = await self._next_message(deadline)
@@ -98,9 +100,9 @@ class ProxyConsumer:
             self._within_limit(body)
         return bytes(body)
 
-    async def _next_message(self, deadline: float | None) -> dict[str, Any]:
+    async def _next_message(self, deadline: float) -> dict[str, Any]:
         try:
-            async with asyncio.timeout_at(deadline or asyncio.get_running_loop().time() + settings.BODY_TIMEOUT_S):
+            async with asyncio.timeout_at(deadline):
                 message = await self._receive()
         except TimeoutError:
             raise GatewayTimeout("The request's body did not arrive in time.") from None
@@ -114,9 +116,10 @@ class ProxyConsumer:
             raise RequestTooLarge(f"The request's body is larger than {settings.MAX_BODY_BYTES} bytes.")
         return body
 
-    async def _hang_up(self, serving: "asyncio.Task[None] | None") -> None:
+    async def _hang_up(self, call: Call, serving: "asyncio.Task[None] | None") -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        call.left = True
         if serving is not None:
             serving.cancel()
 
@@ -125,15 +128,19 @@ class ProxyConsumer:
             running = await runtime.current()
             answer = await running.pipeline.run(call)
         except GatewayError as error:
-            if self._started:
-                await self._send_block(call.render_stream_error(error), last=True)
-            else:
-                await self._refuse(error, call.answer_headers)
+            await self._fail(call, error)
             return
         if isinstance(answer, WholeAnswer):
             await self._whole(200, answer.headers, answer.body)
         else:
             await self._stream(answer)
+
+    async def _fail(self, call: Call, error: GatewayError) -> None:
+        """Tell the caller, as an answer or in its stream, whichever it has come to."""
+        if self._started:
+            await self._send_block(call.render_stream_error(error), last=True)
+        else:
+            await self._refuse(error, call.answer_headers)
 
     async def _whole(self, status: int, headers: Headers, body: bytes) -> None:
         headers.append((b"content-length", b"%d" % len(body)))
@@ -147,6 +154,8 @@ class ProxyConsumer:
         try:
             async for event in events:
                 await self._send_block(event)
+                if len(event) > LARGE_BLOCK_BYTES:  # the next one is not even read before this one has gone out
+                    await self._send_block(b"")
         finally:
             await events.aclose()
         await self._send_block(b"", last=True)

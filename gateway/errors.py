@@ -13,11 +13,14 @@
     ├── MethodNotAllowed          405 method_not_allowed
     ├── IdempotencyConflict       409 idempotency_conflict
     ├── RequestTooLarge           413 request_too_large
+    ├── BudgetExceeded            402 budget_exceeded
     ├── RateLimitExceeded         429 rate_limit_exceeded  (always Retry-After)
+    │   └── QuotaExceeded         429 quota_exceeded
     ├── InternalError             500 internal_error
     ├── ProviderError             502 provider_error       (what a vendor did to us)
     ├── Overloaded                503 overloaded           (always Retry-After)
     │   ├── LedgerUnavailable     503 budget_unavailable
+    │   ├── ShuttingDown          503 overloaded
     │   └── NoProviderConfigured  503 no_provider_configured
     └── GatewayTimeout            504 timeout
 
@@ -115,9 +118,21 @@ class RequestTooLarge(GatewayError):
     status, code, type, should_retry = 413, "request_too_large", "invalid_request_error", False
 
 
+class BudgetExceeded(GatewayError):
+    """A hard cap leaves no room; ``details`` say which scope, cap, spent and resets_at."""
+
+    status, code, type, should_retry = 402, "budget_exceeded", "insufficient_quota", False
+
+
 class RateLimitExceeded(GatewayError):
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
     default_retry_after_s = 1.0
+
+
+class QuotaExceeded(RateLimitExceeded):
+    """What the tenant's plan includes is used up."""
+
+    code, type, should_retry = "quota_exceeded", "insufficient_quota", False
 
 
 class InternalError(GatewayError):
@@ -169,6 +184,13 @@ class LedgerUnavailable(Overloaded):
     """Nothing is sent to a vendor that the ledger has not written down first."""
 
     code = "budget_unavailable"
+
+
+class ShuttingDown(Overloaded):
+    """This process is ending, and the call took longer than its drain; another process can serve it."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is restarting. Try again.")
 
 
 class NoProviderConfigured(Overloaded):

@@ -19,7 +19,7 @@ from gateway.balancing import Balancer
 from gateway.content_log import ContentLogWriter
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.dispatch.unattended import keep
-from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded
+from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded, ShuttingDown
 from gateway.idempotency import (
     MAX_RETRIED_BYTES,
     AnswerHead,
@@ -81,6 +81,8 @@ class Call:
     outcome: "Outcome | None" = None
     answered: bytes = b""  # what it was told, for tenants who keep that
     broke_off: bool = False  # its stream ended in an error
+    left: bool = False  # the caller hung up: whatever else cancels it is the server's shutdown
+    renderer: StreamRenderer | None = None  # of its stream, once that has begun
 
     @property
     def streamed(self) -> bool:
@@ -94,7 +96,8 @@ class Call:
     def render_stream_error(self, error: GatewayError) -> bytes:
         """What ends a stream that has begun and got nowhere."""
         assert self.request is not None  # noqa: S101 - only a parsed request starts a stream
-        return self.caller.open_stream(self.request).render_error(error, self.request_id)
+        renderer = self.renderer or self.caller.open_stream(self.request)
+        return renderer.render_error(error, self.request_id)
 
 
 @dataclass(slots=True)
@@ -178,7 +181,7 @@ class Pipeline:
             self._log(call, error=error)
             raise
         except asyncio.CancelledError:
-            self._log(call, hung_up=True)
+            self._log_cancelled(call)
             raise
         except Exception:
             logger.exception("request %s failed on a bug", call.request_id)
@@ -363,7 +366,8 @@ class Pipeline:
         call.opened = time.perf_counter()
         outcome.served = served.attempt
         headers = [*EVENT_STREAM, *self._answer_headers(call, job, served.attempt, served.dropped)]
-        return StreamedAnswer(headers, self._events(call, served, call.caller.open_stream(job.request)))
+        renderer = call.renderer = call.caller.open_stream(job.request)
+        return StreamedAnswer(headers, self._events(call, served, renderer))
 
     async def _events(self, call: Call, served: AnyStream, renderer: StreamRenderer) -> AsyncGenerator[bytes, None]:
         """The stream in the caller's dialect. The final chunk is held back until usage is known: it carries the
@@ -403,7 +407,7 @@ class Pipeline:
             served.close()
             if not finished:
                 self._note_text(call, served)
-                self._log(call, hung_up=True)
+                self._log_cancelled(call)
 
     def _closing(
         self, call: Call, served: AnyStream, renderer: StreamRenderer, held: Chunk | None, after: Sequence[Chunk]
@@ -477,6 +481,12 @@ class Pipeline:
         if dropped:  # the one place for it where a dialect has no room for metadata
             headers.append((b"x-gateway-dropped", _header(", ".join(dropped))))
         return headers
+
+    def _log_cancelled(self, call: Call) -> None:
+        if call.left:
+            self._log(call, hung_up=True)
+        else:
+            self._log(call, error=ShuttingDown())
 
     def _log(self, call: Call, *, error: GatewayError | None = None, hung_up: bool = False) -> None:
         """One row in the request log, for every request whose tenant is known."""

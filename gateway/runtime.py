@@ -44,6 +44,7 @@ from tenants.ratelimit import RateLimiter
 logger = logging.getLogger(__name__)
 
 LOADERS = 4  # threads that load policies; only misses come here
+UNATTENDED_GRACE_S = 5.0  # for calls without a caller, after the server's own drain, in which they had their time too
 MOST_REMEMBERED_TOKENS = 100_000
 
 
@@ -291,7 +292,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Let what is under way finish, then write down what is left to write down."""
-        await dispatch.drained(settings.DRAIN_S)
+        await dispatch.drained(min(UNATTENDED_GRACE_S, settings.DRAIN_S))
         await self.transport.close()
         await self.request_log.close()
         await self.content_log.close()

@@ -161,7 +161,7 @@ def server_command() -> tuple[str, ...]:
     for counts in (Path(settings.DATA_DIR) / "run" / "metrics").glob("*.db"):
         counts.unlink(missing_ok=True)
     return (
-        sys.executable, "-m", "uvicorn", "gateway.asgi:application",
+        sys.executable, "-m", "gateway.server", "gateway.asgi:application",
         "--host", settings.HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_WORKERS),
         "--loop", "uvloop", "--http", "gateway.connections:CallerConnection", "--ws", "none", "--lifespan", "on",
         "--no-proxy-headers", "--no-server-header", "--no-access-log", "--log-level", "warning",
@@ -170,7 +170,7 @@ def server_command() -> tuple[str, ...]:
 
 
 def _celery_command(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "celery", "--app", "gateway.celery", *arguments, "--loglevel", "WARNING")
+    return (sys.executable, "-m", "celery", "--quiet", "--app", "gateway.celery", *arguments)
 
 
 def _die_with_parent() -> None:

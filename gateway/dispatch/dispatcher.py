@@ -182,6 +182,9 @@ class Dispatcher:
             answer = await asking
         except GatewayError as error:
             attempt.settle("failed", NOTHING_USED, error)
+        except asyncio.CancelledError:
+            attempt.settle("cancelled", attempt.unseen_usage())
+            raise
         else:
             _let_go(answer)
 

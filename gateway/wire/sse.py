@@ -11,7 +11,7 @@ from gateway.wire.types import ParseError
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
-MAX_EVENT_BYTES = 1 << 20
+MAX_EVENT_BYTES = 768 * 1024  # with what is on its way in and out, a stream then stays below 1 MiB
 
 _BOM = b"\xef\xbb\xbf"
 _BOUNDARY = b"\n\n"

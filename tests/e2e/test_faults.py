@@ -1,5 +1,6 @@
 """Everything a vendor can do wrong, with one fallback: what the caller gets, what the ledger says."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
