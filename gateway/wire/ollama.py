@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from gateway.errors import GatewayError, ProviderError, UnsupportedContent
+from gateway.wire.efforts import effort_of
 from gateway.wire.refusals import classify_refusal
 from gateway.wire.sse import MAX_EVENT_BYTES
 from gateway.wire.translation import (
@@ -76,6 +77,7 @@ def render_request(
     talk = conversation(request)
     one_choice_only(talk.sampling, "Ollama")
     sampling, dropped = accepted_knobs(talk.sampling, _LACKING | profile.unsupported)
+    dropped += talk.unknown
     names = tool_names(talk.messages)
     body: dict[str, Any] = {
         "model": vendor_model,
@@ -162,12 +164,13 @@ def _format(wanted: ResponseFormat | None, profile: VendorProfile) -> Any:
 
 
 def _think(sampling: Sampling, model: str, dropped: list[str]) -> bool | str | None:
-    effort = sampling.reasoning_effort
-    if sampling.thinking_budget is not None:
+    effort, budget = sampling.reasoning_effort, sampling.thinking_budget
+    if budget is not None and (effort is not None or _LEVELLED not in model):
         dropped.append("thinking_budget")
-        effort = effort or "medium"
     if effort is None:
-        return None
+        if budget is None:
+            return None
+        effort = effort_of(budget)
     if _LEVELLED not in model:
         return effort != "none"
     if _LEVELS[effort] != effort:

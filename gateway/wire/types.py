@@ -144,13 +144,15 @@ class Sampling(Struct, frozen=True):
 
 class Conversation(Struct, frozen=True):
     """What is said and asked, independent of any dialect. Derived from a request only when needed:
-    same-format traffic never pays for it."""
+    same-format traffic never pays for it. ``unknown`` names top-level fields of the caller's that have no place
+    here: whoever renders the conversation notes them as dropped."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     response_format: ResponseFormat | None = None
     sampling: Sampling = Sampling()
+    unknown: tuple[str, ...] = ()
 
 
 class Needs(Struct, frozen=True):

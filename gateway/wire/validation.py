@@ -1,6 +1,8 @@
 """Typed decoding of what a caller sent: a wrong type becomes a 400 that names the field."""
 
 import re
+from collections.abc import Mapping
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -12,9 +14,14 @@ DEFAULT_MODEL = "auto"
 MAX_MODEL_CHARS = 256
 MAX_OUTPUT_TOKENS = 10_000_000  # far above any model: what is larger is a mistake, and would upset sums
 
+MAX_UNKNOWN_FIELDS = 16
+
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_EMPTY = frozenset({b"null", b"false", b"{}", b"[]", b'""'})
+_DEFAULTS = {"service_tier": (b'"auto"', b'"default"'), "truncation": (b'"disabled"',)}
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 
 
@@ -37,6 +44,17 @@ def body_fields(body: bytes) -> dict[str, msgspec.Raw]:
         raise InvalidRequest(str(exc)) from None
 
 
+def unknown_fields(fields: Mapping[str, msgspec.Raw], known: frozenset[str]) -> tuple[str, ...]:
+    """Names of what is asked for beyond ``known``, without the fields that ask for nothing (null, empty, a default).
+
+    They are told to the caller in a header, so there are few of them, and none is anything but a plain name.
+    """
+    unknown = (name for name in fields if name not in known and _PLAIN_NAME.fullmatch(name))
+    return tuple(
+        islice((name for name in unknown if _asks_for_anything(name, bytes(fields[name]))), MAX_UNKNOWN_FIELDS)
+    )
+
+
 def model_or_default(model: str | None) -> str:
     """The model a caller names; none at all leaves it to the router. Raises InvalidRequest."""
     if model and len(model) > MAX_MODEL_CHARS:
@@ -51,6 +69,10 @@ def data_url(url: str, at: str) -> tuple[str, str]:
     if not comma or "/" not in media_type or "base64" not in parameters or not data:
         raise InvalidRequest("A data: URL must be 'data:<media type>;base64,<data>'.", param=at)
     return media_type, data
+
+
+def _asks_for_anything(name: str, value: bytes) -> bool:
+    return value not in _EMPTY and value not in _DEFAULTS.get(name, ())
 
 
 def _invalid(message: str, param: str) -> InvalidRequest:

@@ -19,7 +19,7 @@ METADATA: Final = {"request_id": REQUEST_ID}
 NOW: Final = 1_800_000_000.0  # the gateway's clock; the vendors' stands at another time
 GENERATED: Final = uuid.UUID("00000000-0000-4000-8000-000000000000")
 MODELS: Final = {  # what a vendor's format asks of its models depends on their names in places
-    "openai_chat": ("openai-compatible", "gpt-4.1-mini"),
+    "openai_chat": ("openai-compatible", "gpt-oss-120b"),
     "openai_responses": ("openai-responses", "gpt-5-mini"),
     "anthropic_messages": ("anthropic", "claude-sonnet-4-5"),
     "gemini": ("gemini", "gemini-2.5-flash"),

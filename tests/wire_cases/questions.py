@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.conformance.vendors import signature_of
+from gateway.conformance.vendors.responses_memory import seal
 
 Body = dict[str, Any]
 
@@ -44,6 +45,7 @@ CASES: Final = {
     "tool_result": Case("tool-tok2", "tool-tok2"),
     "structured_output": Case("json", "json"),
     "thinking": Case("tok2-think2", "tok2-think2"),
+    "thinking_before_a_call": Case("think2-tool", "think2-tool"),
     "refusal": Case("refuse", "refuse"),
     "stop_sequence": Case("stop-tok3", "stop-tok3"),
     "length": Case("length-tok3", "length-tok3"),
@@ -94,6 +96,18 @@ def chat_bodies() -> dict[str, Body]:
             "response_format": {"type": "json_schema", "json_schema": schema},
         },
         "thinking": {"messages": [_HELLO], "reasoning_effort": "low", "max_completion_tokens": 4096},
+        "thinking_before_a_call": {
+            "messages": [
+                _HELLO,
+                {"role": "assistant", "content": None, "reasoning_content": "count on", "tool_calls": called[:1]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "18 degrees"},
+                {"role": "assistant", "content": "four"},
+                {**_HELLO, "content": "five"},
+            ],
+            "tools": [tool],
+            "reasoning_effort": "low",
+            "max_completion_tokens": 4096,
+        },
         "refusal": {"messages": [_HELLO]},
         "stop_sequence": {"messages": [_HELLO], "stop": ["tok3"]},
         "length": {"messages": [_HELLO], "max_completion_tokens": 20},
@@ -115,6 +129,9 @@ def responses_bodies() -> dict[str, Body]:
     ]
     referred_to = [{"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": PICTURE}]
     answered = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "four"}]}
+    summary = [{"type": "summary_text", "text": "count on"}]
+    sealed = seal("count on", account="")
+    thought = {"type": "reasoning", "id": "rs_1", "summary": summary, "encrypted_content": sealed}
     return {
         "text": {"input": GREETING, "temperature": 0.5},
         "system": {"instructions": "be very brief", "input": [_HELLO]},
@@ -144,6 +161,20 @@ def responses_bodies() -> dict[str, Body]:
         "thinking": {
             "input": [_HELLO],
             "reasoning": {"effort": "low", "summary": "auto"},
+            "max_output_tokens": 4096,
+        },
+        "thinking_before_a_call": {
+            "input": [
+                _HELLO,
+                thought,
+                called[0],
+                {"type": "function_call_output", "call_id": "call_1", "output": "18 degrees"},
+                answered,
+                {**_HELLO, "content": "five"},
+            ],
+            "tools": [tool],
+            "reasoning": {"effort": "low", "summary": "auto"},
+            "include": ["reasoning.encrypted_content"],
             "max_output_tokens": 4096,
         },
         "refusal": {"input": [_HELLO]},
@@ -209,6 +240,18 @@ def messages_bodies() -> dict[str, Body]:
                 {"role": "assistant", "content": [thought, {"type": "text", "text": "four"}]},
                 {**_HELLO, "content": "five"},
             ],
+        },
+        "thinking_before_a_call": {
+            "max_tokens": 4096,
+            "thinking": {"type": "enabled", "budget_tokens": 2048},
+            "messages": [
+                _HELLO,
+                {"role": "assistant", "content": [thought, called[0]]},
+                {"role": "user", "content": results[:1]},
+                {"role": "assistant", "content": [{"type": "text", "text": "four"}]},
+                {**_HELLO, "content": "five"},
+            ],
+            "tools": [tool],
         },
         "refusal": {"max_tokens": 100, "messages": [_HELLO]},
         "stop_sequence": {"max_tokens": 100, "messages": [_HELLO], "stop_sequences": ["tok3"]},

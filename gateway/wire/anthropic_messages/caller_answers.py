@@ -56,13 +56,13 @@ def render_completion(
         return completion.body
     (choice,) = completion.choices
     content = [block for part in choice.parts if (block := _block(part)) is not None]
+    called = any(isinstance(part, ToolCall) for part in choice.parts)
+    refused = any(isinstance(part, Refusal) for part in choice.parts)
     return _encode(
         _message(completion.id, completion.model, completion.usage)
         | {
             "content": content,
-            "stop_reason": _stop_reason(
-                choice.finish_reason, choice.stop_sequence, any(block["type"] == "tool_use" for block in content)
-            ),
+            "stop_reason": _stop_reason(choice.finish_reason, choice.stop_sequence, called=called, refused=refused),
             "stop_sequence": choice.stop_sequence,
         }
     )
@@ -86,7 +86,19 @@ class MessageStreamRenderer:
     at once: while one is being written, the pieces of the others (and any text between them) wait for the end.
     """
 
-    __slots__ = ("_calls", "_finish", "_id", "_index", "_model", "_open", "_passed", "_started", "_usage", "_waiting")
+    __slots__ = (
+        "_calls",
+        "_finish",
+        "_id",
+        "_index",
+        "_model",
+        "_open",
+        "_passed",
+        "_refused",
+        "_started",
+        "_usage",
+        "_waiting",
+    )
 
     def __init__(self, model: str) -> None:
         self._id = ""
@@ -96,6 +108,7 @@ class MessageStreamRenderer:
         self._index = -1  # of the block that is open, or was last
         self._open: str | int | None = None  # its kind, or the number of its tool call
         self._calls = False
+        self._refused = False
         self._waiting: dict[int | str, list[ToolCallDelta | str]] = {}
         self._finish: tuple[FinishReason, str | None] = ("stop", None)
         self._usage: Usage | None = None
@@ -127,7 +140,8 @@ class MessageStreamRenderer:
         if self._passed:
             return _MESSAGE_STOP
         reason, sequence = self._finish
-        delta = {"stop_reason": _stop_reason(reason, sequence, self._calls), "stop_sequence": sequence}
+        stop_reason = _stop_reason(reason, sequence, called=self._calls, refused=self._refused)
+        delta = {"stop_reason": stop_reason, "stop_sequence": sequence}
         usage = _usage(self._usage or _NOTHING_COUNTED)
         return _event("message_delta", {"delta": delta, "usage": usage}) + _MESSAGE_STOP
 
@@ -159,6 +173,8 @@ class MessageStreamRenderer:
         if chunk.redacted_thinking is not None:
             self._open_block("redacted", {"type": "redacted_thinking", "data": chunk.redacted_thinking}, events)
             self._close(events)
+        if chunk.refusal:
+            self._refused = True
         if text := chunk.text + chunk.refusal:
             if isinstance(self._open, int):  # a tool call is being written, and may not be complete
                 self._waiting.setdefault("text", []).append(text)
@@ -249,18 +265,20 @@ def _input(arguments: str) -> msgspec.Raw:
     return msgspec.Raw(text.encode())
 
 
-def _stop_reason(reason: FinishReason, stop_sequence: str | None, called_tools: bool) -> str:
+def _stop_reason(reason: FinishReason, stop_sequence: str | None, *, called: bool, refused: bool) -> str:
     if reason == "stop":
-        if called_tools:  # some vendors call a turn of tool calls a plain stop
+        if called:  # some vendors call a turn of tool calls a plain stop
             return "tool_use"
+        if refused:  # OpenAI's are a plain stop
+            return "refusal"
         return "stop_sequence" if stop_sequence is not None else "end_turn"
     return _STOP_REASONS[reason]
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    """As Anthropic counts: cache reads and writes beside the input."""
+    """As Anthropic counts: cache reads and writes beside the input, thinking inside the output."""
     written = usage.cache_write_5m + usage.cache_write_1h
-    return {
+    counts: dict[str, Any] = {
         "input_tokens": usage.input + usage.audio_input,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": usage.cached_input,
@@ -270,3 +288,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
         },
         "output_tokens": usage.total_output,
     }
+    if usage.reasoning:
+        counts["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    return counts

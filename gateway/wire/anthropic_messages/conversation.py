@@ -32,9 +32,10 @@ from gateway.wire.types import (
     ToolChoice,
     ToolResult,
 )
-from gateway.wire.validation import decode_or_refuse
+from gateway.wire.validation import decode_or_refuse, unknown_fields
 
 _FIELDS = msgspec.json.Decoder(ConversationFields)
+_KNOWN = frozenset(ConversationFields.__struct_fields__) | {"model", "stream", "max_tokens", "metadata"}
 
 
 def parse_conversation(request: Request) -> Conversation:
@@ -63,6 +64,7 @@ def _translate(request: Request) -> Conversation:
         tool_choice=_tool_choice(fields.tool_choice),
         response_format=_response_format(fields),
         sampling=_sampling(fields, request),
+        unknown=unknown_fields(request.fields, _KNOWN),
     )
 
 

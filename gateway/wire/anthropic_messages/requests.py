@@ -9,9 +9,11 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import UnsupportedContent
+from gateway.wire.anthropic_messages.foreign_thoughts import is_genuine, leave_out_foreign_thoughts
 from gateway.wire.anthropic_messages.generations import Generation, generation_of
 from gateway.wire.anthropic_messages.schemas import closed_schema, output_format
 from gateway.wire.anthropic_messages.shapes import DIALECT
+from gateway.wire.efforts import BUDGETS
 from gateway.wire.translation import (
     Block,
     accepted_knobs,
@@ -50,7 +52,6 @@ _LACKING = frozenset({"seed", "presence_penalty", "frequency_penalty", "logprobs
 _SAMPLER_DEFAULTS = {"temperature": 1, "top_p": 1, "top_k": None}
 _THINKING_TYPES = frozenset({"thinking", "redacted_thinking"})
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768}
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -70,6 +71,9 @@ def render_request(
     system, messages = split_system(talk.messages)
     turns = merge_turns((_turn_role(message), _blocks(message.parts)) for message in messages)
     sampling, dropped = accepted_knobs(talk.sampling, _LACKING | profile.unsupported)
+    dropped += talk.unknown
+    if any(isinstance(part, Thinking) and _block(part) is None for message in messages for part in message.parts):
+        dropped.append("thinking")
     talk = msgspec.structs.replace(talk, sampling=sampling)
     max_tokens = profile.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
 
@@ -95,11 +99,13 @@ def render_request(
 
 
 def passed_on(request: Request, path: str, vendor_model: str, profile: VendorProfile) -> VendorRequest:
-    """The caller's own fields, bytes and order, under the vendor's name of the model."""
+    """The caller's own fields, bytes and order, under the vendor's name of the model and without the thinking of
+    other vendors, which the API would refuse."""
     fields = {name: value for name, value in request.fields.items() if name not in profile.unsupported}
-    dropped = tuple(name for name in request.fields if name in profile.unsupported)
+    dropped = [name for name in request.fields if name in profile.unsupported]
     fields["model"] = Raw(msgspec.json.encode(vendor_model))
-    return VendorRequest(path, msgspec.json.encode(fields), {**HEADERS, **request.vendor_headers}, dropped)
+    leave_out_foreign_thoughts(fields, dropped)
+    return VendorRequest(path, msgspec.json.encode(fields), {**HEADERS, **request.vendor_headers}, tuple(dropped))
 
 
 def _turn_role(message: Message) -> str:
@@ -131,9 +137,8 @@ def _block(part: Part) -> Block | None:
 
 def _thinking_block(part: Thinking) -> Block | None:
     if part.redacted is not None:
-        return {"type": "redacted_thinking", "data": part.redacted}
-    # A signature is bare base64 here; one with a scheme before a colon comes from another vendor.
-    if part.signature is None or ":" in part.signature:
+        return {"type": "redacted_thinking", "data": part.redacted} if is_genuine(part.redacted) else None
+    if not is_genuine(part.signature):
         return None
     return {"type": "thinking", "thinking": part.text, "signature": part.signature}
 
@@ -234,7 +239,7 @@ def _thinking(
         return None if forced_tool else thinking, level
     if effort == "none":
         return None, None
-    wanted = budget if budget is not None else _BUDGETS[effort or "medium"]
+    wanted = budget if budget is not None else BUDGETS[effort or "medium"]
     # Thinking counts towards max_tokens: a quarter of it, or what little the caller leaves, is for the answer.
     tokens = max(MIN_THINKING_BUDGET, min(wanted, max_tokens * 3 // 4))
     if tokens >= max_tokens or forced_tool or _resumes_without_thinking(turns):

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import InvalidRequest, UnsupportedContent
+from gateway.wire.efforts import BUDGETS
 from gateway.wire.gemini import signatures
 from gateway.wire.translation import (
     Block,
@@ -42,7 +43,7 @@ from gateway.wire.types import (
 from gateway.wire.verbs import ConversationOf
 
 _LACKING = frozenset({"logprobs", "top_logprobs", "parallel_tool_calls"})
-_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}  # tokens
+_BUDGETS = {**BUDGETS, "low": 1024, "high": 24576, "xhigh": 24576}  # tokens, as Google's own OpenAI address has them
 _LEVELS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
 _LEAST_PRO_BUDGET = 128  # tokens; the 2.5 "pro" models cannot be told not to think
 _VERSION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
@@ -60,6 +61,9 @@ def render_request(
     """
     talk = conversation(request)
     sampling, dropped = accepted_knobs(talk.sampling, _LACKING | profile.unsupported)
+    dropped += talk.unknown
+    if any(_is_foreign_thought(part) for message in talk.messages for part in message.parts):
+        dropped.append("thinking")
     system, messages = split_system(talk.messages)
     body: dict[str, Any] = {"contents": _contents(messages, _version(vendor_model))}
     if system:
@@ -75,6 +79,11 @@ def render_request(
     verb = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
     path = f"/models/{quote(vendor_model.removeprefix('models/'), safe='')}:{verb}"
     return VendorRequest(path, msgspec.json.encode(body), dropped=tuple(dropped))
+
+
+def _is_foreign_thought(part: Part) -> bool:
+    """Thinking that only its own vendor can read; of Gemini's the signature goes back, its text is not asked for."""
+    return isinstance(part, Thinking) and signatures.from_canonical(part.signature) is None
 
 
 def _version(model: str) -> tuple[int, int] | None:

@@ -199,7 +199,11 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.total_input,
         "completion_tokens": usage.total_output,
         "total_tokens": usage.total_input + usage.total_output,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input, "audio_tokens": usage.audio_input},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_input,
+            "cache_write_tokens": usage.cache_write_5m + usage.cache_write_1h,
+            "audio_tokens": usage.audio_input,
+        },
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning,
             "audio_tokens": usage.audio_output,

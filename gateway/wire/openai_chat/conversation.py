@@ -32,9 +32,14 @@ from gateway.wire.types import (
     ToolChoice,
     ToolResult,
 )
-from gateway.wire.validation import data_url, decode_or_refuse
+from gateway.wire.validation import data_url, decode_or_refuse, unknown_fields
 
 _FIELDS = msgspec.json.Decoder(ConversationFields)
+_KNOWN = (
+    frozenset(ConversationFields.__struct_fields__)
+    | {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
+    | {"user", "safety_identifier", "prompt_cache_key"}
+)
 
 
 def parse_conversation(request: Request) -> Conversation:
@@ -59,6 +64,7 @@ def _translate(request: Request) -> Conversation:
         tool_choice=_tool_choice(fields),
         response_format=_response_format(fields.response_format),
         sampling=_sampling(fields, request),
+        unknown=unknown_fields(request.fields, _KNOWN),
     )
 
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import UnsupportedContent
+from gateway.wire.efforts import openai_effort
 from gateway.wire.openai_chat.shapes import DIALECT
 from gateway.wire.types import (
     Audio,
@@ -55,7 +56,7 @@ def render_request(
         if profile.max_tokens_field is not None:
             fields = _rename_limit(fields, profile.max_tokens_field)
     else:
-        fields = _Rendering(profile, dropped).fields(conversation(request))
+        fields = _Rendering(vendor_model, profile, dropped).fields(conversation(request))
         if request.stream:
             fields["stream"] = _TRUE
     fields["model"] = Raw(_encode(vendor_model))
@@ -99,11 +100,13 @@ def _rename_limit(fields: dict[str, Raw], name: str) -> dict[str, Raw]:
 class _Rendering:
     """One conversation as chat fields; notes in ``dropped`` what the format or the vendor has no place for."""
 
-    def __init__(self, profile: VendorProfile, dropped: list[str]) -> None:
+    def __init__(self, model: str, profile: VendorProfile, dropped: list[str]) -> None:
+        self._model = model
         self._profile = profile
         self._dropped = dropped
 
     def fields(self, conversation: Conversation) -> dict[str, Raw]:
+        self._dropped += conversation.unknown
         values: dict[str, Any] = {
             "model": None,
             "messages": [rendered for message in conversation.messages for rendered in self._messages(message)],
@@ -119,9 +122,10 @@ class _Rendering:
 
     def _sampling(self, sampling: Sampling) -> dict[str, Any]:
         values = msgspec.structs.asdict(sampling)
-        for unknown in ("top_k", "thinking_budget"):
-            if values.pop(unknown) is not None:
-                self._dropped.append(unknown)
+        if values.pop("top_k") is not None:
+            self._dropped.append("top_k")
+        del values["thinking_budget"]
+        values["reasoning_effort"] = openai_effort(sampling, self._model, self._dropped)
         values[self._profile.max_tokens_field or "max_tokens"] = values.pop("max_tokens")
         values["stop"] = list(sampling.stop) or None
         return {name: value for name, value in values.items() if value is not None}

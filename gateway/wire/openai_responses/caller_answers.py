@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from gateway.wire.metadata import METADATA_FIELD, splice_metadata
 from gateway.wire.openai_chat.caller_answers import render_error
+from gateway.wire.openai_responses.shapes import FOREIGN_REASONING
 from gateway.wire.types import Completion, FinishReason, Part, Refusal, Request, Text, Thinking, ToolCall, Usage
 
 __all__ = ["call_item", "message_item", "reasoning_item", "render_completion", "render_error", "response_object"]
@@ -46,7 +47,8 @@ def render_completion(completion: Completion, metadata: Mapping[str, Any] | None
     (choice,) = completion.choices
     response_id = response_id_of(completion.id)
     response = response_object(response_id, completion.model, request, completion.created)
-    finished(response, output_of(choice.parts, response_id), choice.finish_reason, completion.usage)
+    output = output_of(choice.parts, response_id, last_status(choice.finish_reason))
+    finished(response, output, choice.finish_reason, completion.usage)
     if metadata is not None:
         response[METADATA_FIELD] = metadata
     return _encode(response)
@@ -76,17 +78,23 @@ def response_object(response_id: str, model: str, request: Request, created: int
 def finished(response: dict[str, Any], output: Sequence[Item], reason: FinishReason, usage: Usage | None) -> None:
     """Completes ``response`` in place."""
     incomplete = _INCOMPLETE.get(reason)
-    response["status"] = "incomplete" if incomplete else "completed"
+    response["status"] = last_status(reason)
     response["incomplete_details"] = {"reason": incomplete} if incomplete else None
     response["output"] = list(output)
     response["usage"] = None if usage is None else usage_object(usage)
 
 
-def output_of(parts: Sequence[Part], response_id: str) -> list[Item]:
-    """The output items that ``parts`` make: one for the thoughts, one for what is said, one for each call."""
+def last_status(reason: FinishReason) -> str:
+    """How a response ended, and with it the item that was being written; the items before that one are complete."""
+    return "incomplete" if reason in _INCOMPLETE else "completed"
+
+
+def output_of(parts: Sequence[Part], response_id: str, last: str = "completed") -> list[Item]:
+    """The output items that ``parts`` make: one for the thoughts, one for what is said, one for each call. ``last``
+    is the status of the last one."""
     output: list[Item] = []
     if thinking := "".join(part.text for part in parts if isinstance(part, Thinking)):
-        output.append(reasoning_item(item_id("rs", response_id, len(output)), thinking))
+        output.append(reasoning_item(item_id(FOREIGN_REASONING, response_id, len(output)), thinking))
     text = "".join(part.text for part in parts if isinstance(part, Text))
     refusal = "".join(part.text for part in parts if isinstance(part, Refusal))
     if text or refusal or not any(isinstance(part, ToolCall) for part in parts):
@@ -94,6 +102,8 @@ def output_of(parts: Sequence[Part], response_id: str) -> list[Item]:
     for part in parts:
         if isinstance(part, ToolCall):
             output.append(call_item(item_id("fc", response_id, len(output)), part.id, part.name, part.arguments))
+    if "status" in output[-1]:
+        output[-1]["status"] = last
     return output
 
 
@@ -126,7 +136,7 @@ def call_item(id_: str, call_id: str, name: str, arguments: str, status: str = "
         "status": status,
         "call_id": call_id,
         "name": name,
-        "arguments": arguments if arguments or status != "completed" else "{}",
+        "arguments": arguments or ("" if status == "in_progress" else "{}"),
     }
 
 
@@ -146,7 +156,10 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     """Inclusive totals, as OpenAI counts."""
     return {
         "input_tokens": usage.total_input,
-        "input_tokens_details": {"cached_tokens": usage.cached_input},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_input,
+            "cache_write_tokens": usage.cache_write_5m + usage.cache_write_1h,
+        },
         "output_tokens": usage.total_output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total_input + usage.total_output,

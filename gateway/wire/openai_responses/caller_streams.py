@@ -13,6 +13,7 @@ from gateway.wire.openai_responses.caller_answers import (
     call_item,
     finished,
     item_id,
+    last_status,
     message_item,
     reasoning_item,
     refusal_part,
@@ -21,6 +22,7 @@ from gateway.wire.openai_responses.caller_answers import (
     response_object,
     text_part,
 )
+from gateway.wire.openai_responses.shapes import FOREIGN_REASONING
 from gateway.wire.sse import render_event
 from gateway.wire.types import Chunk, FinishReason, Request, ToolCallDelta, Usage
 
@@ -43,13 +45,14 @@ class _OpenItem:
     pieces: list[str] = field(default_factory=list)
     call_id: str = ""
     name: str = ""
+    status: str = "in_progress"
 
     @property
     def written(self) -> str:
         return "".join(self.pieces)
 
-    def item(self, *, done: bool) -> Item:
-        status = "completed" if done else "in_progress"
+    def item(self) -> Item:
+        status = self.status
         match self.kind:
             case "thinking":
                 return reasoning_item(self.id, self.written)
@@ -59,7 +62,7 @@ class _OpenItem:
                 item = message_item(self.id, "", self.written, status)
             case _:
                 item = message_item(self.id, self.written, "", status)
-        return item if done else item | {"content": []}
+        return item | {"content": []} if status == "in_progress" else item
 
 
 class ResponseStreamRenderer:
@@ -111,10 +114,11 @@ class ResponseStreamRenderer:
         events: list[bytes] = []
         if not self._items:  # a response says something, if only nothing
             self._say("text", "", events)
+        self._items[-1].status = last_status(self._finish)
         self._stop_speaking(events)
         for call in self._calls.values():
             self._end_call(call, events)
-        finished(self._response, [item.item(done=True) for item in self._items], self._finish, self._usage)
+        finished(self._response, [item.item() for item in self._items], self._finish, self._usage)
         if self._metadata is not None:
             self._response[METADATA_FIELD] = self._metadata
         name = "response.incomplete" if self._response["status"] == "incomplete" else "response.completed"
@@ -153,7 +157,8 @@ class ResponseStreamRenderer:
             events.append(self._event("response.in_progress", {"response": self._response}))
         elif self._speaking is not None:  # the items before the one that is open said nothing that was text
             for index in range(self._speaking.index):
-                self._items.append(_OpenItem("thinking", item_id("rs", response_id, index), index))
+                id_ = item_id(FOREIGN_REASONING, response_id, index)
+                self._items.append(_OpenItem("thinking", id_, index, status="completed"))
             self._items.append(self._speaking)
 
     # ------------------------------------------------------------------ items
@@ -162,7 +167,7 @@ class ResponseStreamRenderer:
         speaking = self._speaking
         if speaking is None or speaking.kind != kind:
             self._stop_speaking(events)
-            speaking = self._speaking = self._open(kind, "rs" if kind == "thinking" else "msg", events)
+            speaking = self._speaking = self._open(kind, FOREIGN_REASONING if kind == "thinking" else "msg", events)
             part = _PARTS[kind]("")
             added = "response.reasoning_summary_part.added" if kind == "thinking" else "response.content_part.added"
             events.append(self._about(added, speaking, {"part": part}))
@@ -205,11 +210,13 @@ class ResponseStreamRenderer:
         if piece is not None:
             item.call_id, item.name = piece.id or "", piece.name or ""
         self._items.append(item)
-        events.append(self._event("response.output_item.added", {"output_index": index, "item": item.item(done=False)}))
+        events.append(self._event("response.output_item.added", {"output_index": index, "item": item.item()}))
         return item
 
     def _done(self, item: _OpenItem, events: list[bytes]) -> None:
-        told = {"output_index": item.index, "item": item.item(done=True)}
+        if item.status == "in_progress":
+            item.status = "completed"
+        told = {"output_index": item.index, "item": item.item()}
         events.append(self._event("response.output_item.done", told))
 
     # ------------------------------------------------------------------ events

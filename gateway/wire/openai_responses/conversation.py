@@ -31,9 +31,14 @@ from gateway.wire.types import (
     ToolChoice,
     ToolResult,
 )
-from gateway.wire.validation import data_url, decode_or_refuse
+from gateway.wire.validation import data_url, decode_or_refuse, unknown_fields
 
 _FIELDS = msgspec.json.Decoder(ConversationFields)
+_KNOWN = (
+    frozenset(ConversationFields.__struct_fields__)
+    | {"model", "stream", "stream_options", "max_output_tokens", "user", "safety_identifier", "prompt_cache_key"}
+    | {"metadata"}  # the answer repeats it, and that is all it is for
+)
 _KEPT_BY_THE_VENDOR = ("previous_response_id", "conversation", "prompt")
 
 
@@ -75,6 +80,7 @@ def _translate(request: Request) -> Conversation:
             reasoning_effort=fields.reasoning.effort if fields.reasoning else None,
             parallel_tool_calls=fields.parallel_tool_calls,
         ),
+        unknown=unknown_fields(request.fields, _KNOWN),
     )
 
 

@@ -5,6 +5,9 @@ from typing import Any, Literal
 from msgspec import Raw, Struct, field
 
 DIALECT = "openai_responses"
+# What the ids of reasoning items begin with that come from vendors of other formats: OpenAI, asked to go on from one,
+# would look for it among its own and refuse the whole request.
+FOREIGN_REASONING = "rs_gw"
 
 Json = dict[str, Any]
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from gateway.errors import UnsupportedContent
-from gateway.wire.openai_responses.shapes import DIALECT
+from gateway.wire.efforts import openai_effort
+from gateway.wire.openai_responses.shapes import DIALECT, FOREIGN_REASONING
 from gateway.wire.translation import one_choice_only
 from gateway.wire.types import (
     Audio,
@@ -34,8 +35,16 @@ PATH = "/responses"
 
 Item = dict[str, Any]
 
+
+class _Identity(Struct):
+    type: Any = None
+    id: Any = None
+
+
 _encode = msgspec.json.Encoder().encode
-_LACKING = ("top_k", "stop", "seed", "presence_penalty", "frequency_penalty", "thinking_budget")
+_ITEMS = msgspec.json.Decoder(list[Raw])
+_IDENTITY = msgspec.json.Decoder(_Identity)
+_LACKING = ("top_k", "stop", "seed", "presence_penalty", "frequency_penalty")
 
 
 def render_request(
@@ -48,8 +57,9 @@ def render_request(
     dropped: list[str] = []
     if request.dialect == DIALECT:
         fields = request.fields.copy()
+        _leave_out_foreign_reasoning(fields, dropped)
     else:
-        rendered = _fields(conversation(request), dropped)
+        rendered = _fields(conversation(request), vendor_model, dropped)
         if request.stream:
             rendered["stream"] = True
         fields = {name: Raw(_encode(value)) for name, value in rendered.items()}
@@ -60,8 +70,25 @@ def render_request(
     return VendorRequest(PATH, _encode(fields), dropped=tuple(dropped))
 
 
-def _fields(talk: Conversation, dropped: list[str]) -> dict[str, Any]:
+def _leave_out_foreign_reasoning(fields: dict[str, Raw], dropped: list[str]) -> None:
+    """Takes the reasoning items of other vendors out of the input; not a byte changes where there are none."""
+    body = bytes(fields.get("input", b""))
+    if b'"%b_' % FOREIGN_REASONING.encode() not in body or not body.startswith(b"["):
+        return
+    items = _ITEMS.decode(body)
+    kept = [item for item in items if not _is_foreign(_IDENTITY.decode(item))]
+    if len(kept) < len(items):
+        fields["input"] = Raw(_encode(kept))
+        dropped.append("thinking")
+
+
+def _is_foreign(item: _Identity) -> bool:
+    return item.type == "reasoning" and isinstance(item.id, str) and item.id.startswith(f"{FOREIGN_REASONING}_")
+
+
+def _fields(talk: Conversation, model: str, dropped: list[str]) -> dict[str, Any]:
     one_choice_only(talk.sampling, "The Responses API")
+    dropped += talk.unknown
     fields: dict[str, Any] = {
         "model": None,
         "input": [item for message in talk.messages for item in _items(message, dropped)],
@@ -73,10 +100,11 @@ def _fields(talk: Conversation, dropped: list[str]) -> dict[str, Any]:
         fields["tool_choice"] = _tool_choice(talk.tool_choice)
     if talk.response_format is not None:
         fields["text"] = {"format": _format(talk.response_format)}
-    return fields | _sampling(talk.sampling, dropped)
+    return fields | _sampling(talk.sampling, model, dropped)
 
 
-def _sampling(sampling: Sampling, dropped: list[str]) -> dict[str, Any]:
+def _sampling(sampling: Sampling, model: str, dropped: list[str]) -> dict[str, Any]:
+    effort = openai_effort(sampling, model, dropped)
     dropped += [name for name in _LACKING if getattr(sampling, name) not in (None, (), 0)]
     values = {
         "max_output_tokens": None if sampling.max_tokens is None else max(sampling.max_tokens, 16),
@@ -84,7 +112,7 @@ def _sampling(sampling: Sampling, dropped: list[str]) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "top_logprobs": sampling.top_logprobs,
         "parallel_tool_calls": sampling.parallel_tool_calls,
-        "reasoning": {"effort": sampling.reasoning_effort} if sampling.reasoning_effort else None,
+        "reasoning": {"effort": effort} if effort else None,
         "include": ["message.output_text.logprobs"] if sampling.logprobs else None,
     }
     return {name: value for name, value in values.items() if value is not None}

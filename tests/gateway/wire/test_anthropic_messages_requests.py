@@ -288,7 +288,7 @@ def test_thinking_displaces_samplers() -> None:
         ask(tools=(WEATHER,), tool_choice=ToolChoice("required"), sampling=Sampling(reasoning_effort="low")),
         ask(
             user("Hi"),
-            assistant(Thinking("unsigned"), ToolCall("a", "f", "{}")),
+            assistant(ToolCall("a", "f", "{}")),
             tool(ToolResult("a", (Text("1"),))),
             sampling=Sampling(reasoning_effort="low"),
         ),
@@ -332,7 +332,7 @@ def test_adaptive_generations_are_given_an_effort(
 
 
 def test_signed_thinking_goes_back_and_other_thinking_does_not() -> None:
-    _, body = render(
+    request, body = render(
         ask(
             user("Hi"),
             assistant(
@@ -354,6 +354,7 @@ def test_signed_thinking_goes_back_and_other_thinking_does_not() -> None:
     ]
     assert [block["type"] for block in body["messages"][1]["content"][2:]] == ["tool_use"]
     assert body["thinking"]["type"] == "enabled"
+    assert request.dropped == ("thinking",)
 
 
 def test_white_space_at_the_end_of_a_prefill_is_trimmed() -> None:

@@ -182,6 +182,13 @@ def test_tools_keep_their_schema_and_every_choice_has_its_mode(choice: ToolChoic
     assert request.dropped == ("tools.strict",)
 
 
+def test_thinking_that_is_not_the_vendors_own_stays_behind_with_a_note() -> None:
+    request, body = render(ask(user("Hi"), assistant(Thinking("hm", "c2lnbmVk"), "Yes?"), user("Well")))
+
+    assert body["contents"][1] == {"role": "model", "parts": [{"text": "Yes?"}]}
+    assert request.dropped == ("thinking",)
+
+
 def test_knobs_have_their_own_names_and_those_lacking_are_noted() -> None:
     sampling = Sampling(
         max_tokens=50,

@@ -170,6 +170,8 @@ def test_knobs_stand_under_options_and_those_lacking_are_noted() -> None:
         ("qwen3", Sampling(thinking_budget=2000), True, ("thinking_budget",)),
         ("gpt-oss:20b", Sampling(reasoning_effort="high"), "high", ()),
         ("gpt-oss:20b", Sampling(reasoning_effort="none"), "low", ("reasoning_effort",)),
+        ("gpt-oss:20b", Sampling(thinking_budget=2048), "low", ()),
+        ("gpt-oss:20b", Sampling(thinking_budget=2048, reasoning_effort="high"), "high", ("thinking_budget",)),
     ],
 )
 def test_effort_is_put_the_way_the_model_understands(

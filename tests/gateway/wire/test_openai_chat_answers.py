@@ -240,7 +240,7 @@ def test_a_translated_answer_is_a_full_chat_completion() -> None:
         "prompt_tokens": 17,
         "completion_tokens": 10,
         "total_tokens": 27,
-        "prompt_tokens_details": {"cached_tokens": 5, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 2, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 0},
     }
     assert (rendered["id"], rendered["object"], rendered["created"]) == (

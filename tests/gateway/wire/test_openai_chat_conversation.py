@@ -261,10 +261,11 @@ def test_a_conversation_of_another_dialect_is_rendered() -> None:
         "max_tokens": 9,
         "temperature": 0.5,
         "stop": ["END"],
+        "reasoning_effort": "low",
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    assert dropped == ("thinking", "top_k", "thinking_budget")
+    assert dropped == ("thinking", "top_k")
 
 
 def test_a_profile_shapes_a_rendered_request_too() -> None:

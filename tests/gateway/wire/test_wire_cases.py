@@ -3,13 +3,14 @@
 import difflib
 import json
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseUsage
-from pydantic import ValidationError
 
+from gateway.conformance.vendors import signature_of
 from gateway.wire.types import Request, VendorRequest
 from tests.gateway.wire.assembly import pieces_of
 from tests.wire_cases import heard, scripted
@@ -32,10 +33,11 @@ SAID = {
     "tool_result": "tok1 tok2",
     "structured_output": '{"city": "tok1"}',
     "thinking": "tok1 tok2",
+    "thinking_before_a_call": "",
     "length": "tok1 tok2 tok3",
     "cached_tokens": "tok1 tok2",
 }
-CALLED = {"tool_call": ["Paris"], "parallel_tool_calls": ["Paris", "Rome"]}
+CALLED = {"tool_call": ["Paris"], "parallel_tool_calls": ["Paris", "Rome"], "thinking_before_a_call": ["Paris"]}
 FINISHED = {
     "openai_chat": ("stop", "tool_calls", "length"),
     "openai_responses": ("completed", "completed", "max_output_tokens"),
@@ -143,12 +145,36 @@ def test_whole_and_streamed_answers_agree_and_fit_the_sdks_types(cell: Cell) -> 
 def test_a_caller_hears_what_the_vendor_said_and_why_it_ended(cell: Cell) -> None:
     told = heard.WHOLE[cell.dialect](_whole(cell))
     assert told.text == SAID[cell.case]
-    assert told.thinking == ("think1 think2" if cell.case == "thinking" else "")
+    assert told.thinking == ("think1 think2" if cell.case.startswith("thinking") else "")
     cities = CALLED.get(cell.case, [])
     assert [(name, arguments) for _, name, arguments in told.calls] == [("weather", {"city": city}) for city in cities]
     assert len({call_id for call_id, _, _ in told.calls}) == len(cities)
     stopped, called, too_long = FINISHED[cell.dialect]
     assert told.finish == (too_long if cell.case == "length" else called if cities else stopped)
+
+
+@pytest.mark.parametrize("vendor", [vendor for vendor in VENDORS if vendor != "ollama"])  # it has no word for refusals
+def test_a_messages_caller_is_told_of_a_refusal(vendor: str) -> None:
+    cell = Cell("anthropic_messages", vendor, "refusal")
+    assert heard.WHOLE[cell.dialect](_whole(cell)).finish == "refusal"
+    assert heard.STREAMED[cell.dialect](_streamed(cell)).finish == "refusal"
+
+
+@pytest.mark.parametrize("vendor", ["openai_chat", "openai_responses", "gemini"])  # that tell thinking apart
+def test_a_messages_caller_finds_the_thinking_inside_the_output(vendor: str) -> None:
+    cell = Cell("anthropic_messages", vendor, "thinking")
+    for told in (heard.WHOLE[cell.dialect](_whole(cell)), heard.STREAMED[cell.dialect](_streamed(cell))):
+        assert told.usage is not None
+        assert (told.usage["output_tokens"], told.usage["output_tokens_details"]) == (4, {"thinking_tokens": 2})
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_item_that_was_being_written_is_incomplete_with_its_response(vendor: str, way: str) -> None:
+    cut = _response(Cell("openai_responses", vendor, "length"), way)
+    assert (cut["status"], [item["status"] for item in cut["output"]]) == ("incomplete", ["incomplete"])
+    complete = _response(Cell("openai_responses", vendor, "parallel_tool_calls"), way)
+    assert (complete["status"], [item["status"] for item in complete["output"]]) == ("completed", ["completed"] * 2)
 
 
 @every_answer
@@ -166,11 +192,68 @@ def test_a_stream_that_fails_ends_in_an_error_and_in_nothing_that_looks_like_an_
         assert end not in _streamed(cell)
 
 
-@pytest.mark.xfail(strict=True, raises=ValidationError, reason="translated answers leave cache_write_tokens out")
-@pytest.mark.parametrize("vendor", [vendor for vendor in VENDORS if vendor != "openai_responses"])
+@pytest.mark.parametrize("vendor", VENDORS)
 def test_a_translated_responses_usage_has_all_that_the_sdks_type_demands(vendor: str) -> None:
     body = json.loads(_whole(Cell("openai_responses", vendor, "text")))
     ResponseUsage.model_validate(body["usage"])
+
+
+# --------------------------------------------------------------------------- thinking that goes on elsewhere
+
+
+def _answered_turn(way: str, vendor: str) -> list[dict[str, Any]]:
+    """What a Messages caller has of a vendor's thinking and call, in the blocks that it hands back."""
+    cell = Cell("anthropic_messages", vendor, "thinking_before_a_call")
+    told = heard.WHOLE[cell.dialect](_whole(cell)) if way == "whole" else heard.STREAMED[cell.dialect](_streamed(cell))
+    ((call_id, name, arguments),) = told.calls
+    thought = [{"type": "thinking", "thinking": told.thinking, "signature": told.signatures[0]}]
+    rest = [{"type": "thinking", "thinking": "", "signature": signature} for signature in told.signatures[1:]]
+    return [*thought, *rest, {"type": "tool_use", "id": call_id, "name": name, "input": arguments}]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("first", VENDORS)
+@pytest.mark.parametrize("second", ["anthropic_messages", "gemini"])
+def test_thinking_before_a_call_goes_back_to_the_vendor_that_signed_it_and_to_no_other(
+    first: str, second: str, way: str
+) -> None:
+    cell = Cell("anthropic_messages", second, "thinking_before_a_call")
+    body = question(cell.dialect, cell.case, streamed=False)
+    turn = _answered_turn(way, first)
+    result = {"type": "tool_result", "tool_use_id": turn[-1]["id"], "content": "18 degrees"}
+    body["messages"] = [
+        body["messages"][0],
+        {"role": "assistant", "content": turn},
+        {"role": "user", "content": [result]},
+    ]
+    _, sent = ask(cell, compact(body).encode())
+
+    assert scripted.prompt_of(cell, sent).after_tool_result
+    assert ("thinking" in sent.dropped) is (first != second)
+    assert (signature_of("think1 think2") in sent.body.decode()) is (first == second)
+
+
+def _response(cell: Cell, way: str) -> dict[str, Any]:
+    """The response object that a Responses caller has in the end."""
+    told: dict[str, Any] = json.loads(_whole(cell) if way == "whole" else heard.data_of(_streamed(cell))[-1])
+    return told if way == "whole" else told["response"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("first", [vendor for vendor in VENDORS if vendor != "openai_responses"])
+def test_reasoning_items_of_other_vendors_are_not_looked_for_at_openai(first: str, way: str) -> None:
+    answered = Cell("openai_responses", first, "thinking_before_a_call")
+    output = _response(answered, way)["output"]
+    assert [item["type"] for item in output] == ["reasoning", "function_call"]
+    result = {"type": "function_call_output", "call_id": output[-1]["call_id"], "output": "18 degrees"}
+
+    cell = Cell("openai_responses", "openai_responses", answered.case)
+    body = question(cell.dialect, cell.case, streamed=False)
+    _, sent = ask(cell, compact(body | {"input": [body["input"][0], *output, result]}).encode())
+
+    assert scripted.prompt_of(cell, sent).after_tool_result
+    assert sent.dropped == ("thinking",)
+    assert json.loads(sent.body)["input"] == [body["input"][0], output[1], result]
 
 
 # --------------------------------------------------------------------------- split anywhere
