@@ -40,7 +40,28 @@ class Action(StrEnum):
     CIRCUIT_TRIPPED = "circuit.tripped"
     CIRCUIT_RESET = "circuit.reset"
 
+    LEDGER_REPRICED = "ledger.repriced"
     CONTENT_READ = "request_content.read"
 
     PRICE_SET = "price.set"
     PRICE_BOOK_IMPORTED = "price_book.imported"
+
+    BUDGET_CREATED = "budget.created"
+    BUDGET_CHANGED = "budget.changed"
+    BUDGET_REMOVED = "budget.removed"
+    RATE_LIMIT_CREATED = "rate_limit.created"
+    RATE_LIMIT_CHANGED = "rate_limit.changed"
+    RATE_LIMIT_REMOVED = "rate_limit.removed"
+    PLAN_CREATED = "plan.created"
+    PLAN_CHANGED = "plan.changed"
+    PLAN_REMOVED = "plan.removed"
+    SUBSCRIPTION_CREATED = "subscription.created"
+    SUBSCRIPTION_CHANGED = "subscription.changed"
+    SUBSCRIPTION_REMOVED = "subscription.removed"
+
+    ALERT_CHANNEL_CREATED = "alert_channel.created"
+    ALERT_CHANNEL_CHANGED = "alert_channel.changed"
+    ALERT_CHANNEL_REMOVED = "alert_channel.removed"
+    ALERT_RULE_CREATED = "alert_rule.created"
+    ALERT_RULE_CHANGED = "alert_rule.changed"
+    ALERT_RULE_REMOVED = "alert_rule.removed"

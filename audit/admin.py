@@ -1,5 +1,6 @@
-"""The operators' page of the audit trail."""
+"""The operators' pages of the audit trail and of what ran in the background."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -9,12 +10,13 @@ from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from audit.models import AuditEvent
+from audit.models import AuditEvent, JobRun
 from audit.record import verify_chain
-from gateway.admin_columns import NOTHING, badge, when_column, with_detail
+from gateway.admin_columns import NOTHING, badge, duration, when_column, with_detail, words
 from gateway.admin_pages import ReadOnlyAdmin
 
 MOST_NAMED = 3  # fields in one line of the list
+_JOB_TONES = {"running": "warn", "done": "good", "failed": "bad", "skipped": "quiet"}
 
 
 @admin.register(AuditEvent)
@@ -94,6 +96,37 @@ class AuditEventAdmin(ReadOnlyAdmin):
     @admin.display(description="digest before")
     def previous_digest_(self, event: AuditEvent) -> str:
         return bytes(event.previous_digest).hex()
+
+
+@admin.register(JobRun)
+class JobRunAdmin(ReadOnlyAdmin):
+    """What ran in the background: when, for how long, what it saw and how it ended."""
+
+    list_display = ("job", "state", when_column("started_at", "started at"), "took", "started_by", "summary")
+    list_filter = ("outcome", "job")
+    search_fields = ("job",)
+    fields = ("id", "job", "state", "started_by", "started_at", "ended_at", "took", "facts_", "error")
+
+    @admin.display(description="outcome", ordering="outcome")
+    def state(self, run: JobRun) -> SafeString | str:
+        word = badge(run.outcome, _JOB_TONES[run.outcome])  # type: ignore[arg-type]
+        return with_detail(word, run.error)
+
+    @admin.display(description="took")
+    def took(self, run: JobRun) -> str:
+        return duration((run.ended_at - run.started_at) / timedelta(milliseconds=1)) if run.ended_at else NOTHING
+
+    @admin.display(description="facts")
+    def summary(self, run: JobRun) -> SafeString | str:
+        return words(_facts(run)[:MOST_NAMED])
+
+    @admin.display(description="facts")
+    def facts_(self, run: JobRun) -> SafeString | str:
+        return words(_facts(run))
+
+
+def _facts(run: JobRun) -> list[str]:
+    return [f"{name.replace('_', ' ')}: {_shown(value)}" for name, value in run.facts.items()]
 
 
 def _chain(event: AuditEvent) -> str:

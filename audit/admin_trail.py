@@ -14,7 +14,13 @@ from django.http import HttpRequest
 from audit.record import Actor, changes_between, record
 from gateway.admin_pages import OperatorAdmin
 
-_NOUNS = {"membership": "member", "apitoken": "token"}
+_NOUNS = {
+    "membership": "member",
+    "apitoken": "token",
+    "ratelimit": "rate_limit",
+    "alertchannel": "alert_channel",
+    "alertrule": "alert_rule",
+}
 
 
 class AuditedAdmin(OperatorAdmin):

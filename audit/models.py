@@ -1,4 +1,4 @@
-"""Who did what to which object: append-only, a hash chain per tenant."""
+"""Who did what to which object (append-only, a hash chain per tenant), and what ran in the background."""
 
 from django.db import models
 
@@ -35,3 +35,28 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.object_label or self.object_id}"
+
+
+class JobRun(models.Model):
+    """One run of a background job: what it saw, decided and spent."""
+
+    class Outcome(models.TextChoices):
+        RUNNING = "running", "running"
+        DONE = "done", "done"
+        FAILED = "failed", "failed"
+        SKIPPED = "skipped", "skipped: another one was at it"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    job = models.CharField(max_length=64, db_index=True)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=8, choices=Outcome.choices, default=Outcome.RUNNING)
+    started_by = models.CharField(max_length=254, blank=True, help_text="The schedule, a command, or a person.")
+    facts = models.JSONField(default=dict, help_text="Counts and decisions, by name.")
+    error = models.CharField(max_length=1000, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.job} {self.started_at:%Y-%m-%d %H:%M}"

@@ -111,13 +111,18 @@ def changes_between(before: models.Model | None, after: models.Model | None) -> 
         old, new = (getattr(row, field.attname) if row is not None else None for row in (before, after))
         if old == new:
             continue
-        changes[field.name] = [MASK if value and _is_secret(field) else value for value in (old, new)]
+        changes[field.name] = [_masked(value) if _is_secret(field) else value for value in (old, new)]
     return changes
 
 
 def _fields(row: models.Model | None) -> Iterator["models.Field[Any, Any]"]:
     if row is not None:
         yield from (field for field in row._meta.concrete_fields if field.name not in _UNINTERESTING)
+
+
+def _masked(value: Any) -> str | None:
+    """Empty bytes, which no event can hold, are no secret either."""
+    return MASK if value else None
 
 
 def _is_secret(field: "models.Field[Any, Any]") -> bool:

@@ -21,7 +21,11 @@ from bench.servers import Server
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What the gateway costs beside a bare proxy.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="What the gateway costs beside a bare proxy.",
+        epilog="python -m bench.ledger_size: whether a long ledger slows admission, and how fast spend is told.",
+    )
     parser.add_argument("--requests", type=int, metavar="N", help="requests at 32 connections, in all rounds together")
     parser.add_argument("--quick", action="store_true", help="small rounds: shows that it works rather than how fast")
     parser.add_argument("--json", action="store_true", help="print JSON, with the numbers of each round")

@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # an escape that is not itself escaped
 
 
-def json_rows(rows: Sequence[msgspec.Struct] | Sequence[str]) -> bytes:
+def json_rows(rows: Sequence[object]) -> bytes:
     """Rows as the JSON document a statement reads, without NUL characters, which PostgreSQL's text cannot hold."""
     document = _encode(rows)
     return _NUL.sub(rb"\1", document) if b"\\u0000" in document else document

@@ -7,14 +7,21 @@ never hold up admissions.
 """
 
 import asyncio
-import enum
+import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from itertools import islice
+from typing import Literal
 
 import psycopg
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from billing.groupcommit import GroupCommit, PostgresWriter, WriteBehind, json_rows
+from billing.budgets import Period, Reservation
+from billing.groupcommit import MAX_BATCH, REFUSED, GroupCommit, PostgresWriter, WriteBehind, json_rows
+from billing.spool import Spool, SpoolFull
+from gateway.errors import LedgerUnavailable
 from gateway.wire.types import Usage
 
 logger = logging.getLogger(__name__)
@@ -23,53 +30,18 @@ ADMISSION_DEADLINE_S = 1.8  # of the two seconds after which a caller is told; t
 HEARTBEAT_S = 5.0
 SETTLE_LINGER_S = 0.01  # bounds what a kill -9 takes along; long enough to share a commit under load
 CLOSE_TIMEOUT_S = 10.0
+RETRYING_AT_ONCE = 16  # of those who wait for a budget's room; the others stand in line behind them
+ROOM_POLL_S = 0.05  # other processes' settlements are not heard of
+UUID_CHARS = 36
+_NOTHING_RESERVED: dict[str, object] = {
+    "budgets": [], "input_pico": 0, "likely_pico": 0, "output_pico": 0, "input_tokens": 0, "likely_tokens": 0,
+    "output_tokens": 0, "choices": 1, "requests": 0, "patient": True,
+}  # fmt: skip
 
-# $1: process id, $2: attempts. Whoever is missing from what it returns was overtaken by a change of policy.
-# Money is multiplied, not divided: a numeric product is exact.
-_ADMIT = """
-INSERT INTO billing_attempt (
-  id, request_id, tenant_id, project_id, token_id, end_user, tags, purpose, provider_id, provider_key_id, model_id,
-  vendor_model, price_version_id, process_id, held_usd, started_at)
-SELECT r.id, r.request_id, r.tenant_id, r.project_id, r.token_id, left(r.end_user, 200), r.tags, r.purpose,
-  r.provider_id, r.provider_key_id, r.model_id, r.vendor_model, r.price_version_id, $1::uuid,
-  r.held_pico * 0.000000000001, to_timestamp(r.started_at)
-FROM json_to_recordset($2::json) AS r(
-  id uuid, request_id uuid, tenant_id uuid, policy_epoch bigint, project_id uuid, token_id uuid, end_user text,
-  tags jsonb, purpose text, provider_id uuid, provider_key_id uuid, model_id uuid, vendor_model text,
-  price_version_id uuid, held_pico numeric, started_at double precision)
-JOIN tenants_tenant t ON t.id = r.tenant_id AND t.policy_epoch = r.policy_epoch AND t.enabled
-RETURNING id
-"""
-
-_SETTLE = """
-INSERT INTO billing_settlement (
-  attempt_id, tenant_id, outcome, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
-  output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, usage_source, cost_usd,
-  price_version_id, saved_usd, status_code, error_code, first_token_at, ended_at)
-SELECT r.attempt_id, r.tenant_id, r.outcome, u.input, u.cached_input, u.cache_write_5m, u.cache_write_1h, u.output,
-  u.reasoning, u.audio_input, u.audio_output, u.source, r.cost_pico * 0.000000000001, r.price_version_id,
-  r.saved_pico * 0.000000000001, r.status_code, left(r.error_code, 64), to_timestamp(r.first_token_at),
-  to_timestamp(r.ended_at)
-FROM json_to_recordset($1::json) AS r(
-  attempt_id uuid, tenant_id uuid, outcome text, usage json, cost_pico numeric, price_version_id uuid,
-  status_code smallint, error_code text, first_token_at double precision, ended_at double precision,
-  saved_pico numeric),
-json_to_record(r.usage) AS u(
-  input bigint, cached_input bigint, cache_write_5m bigint, cache_write_1h bigint, output bigint, reasoning bigint,
-  audio_input bigint, audio_output bigint, source text)
-ON CONFLICT (attempt_id) DO NOTHING
-"""
-
-# $1: ids of attempts after which nothing was sent, as a JSON list; not all of them need exist.
-_WITHDRAW = """
-INSERT INTO billing_settlement (
-  attempt_id, tenant_id, outcome, input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
-  output_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, usage_source, cost_usd,
-  price_version_id, saved_usd, error_code, ended_at)
-SELECT id, tenant_id, 'cancelled', 0, 0, 0, 0, 0, 0, 0, 0, 'counted', 0, price_version_id, 0, 'not_sent', now()
-FROM billing_attempt WHERE id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
-ON CONFLICT (attempt_id) DO NOTHING
-"""
+# The functions are billing.schema's. $1: process id, $2: attempts, $3: the budget periods that hold for any of them.
+_ADMIT = "SELECT pointsman_admit($1::uuid, $2::json, $3::json)"
+_SETTLE = "SELECT pointsman_settle($1::json)"
+_WITHDRAW = "SELECT pointsman_withdraw($1::json)"
 
 # $1: connection name. A connection that was given up may still hold a statement the server has yet to finish.
 _END_FORMER_CONNECTIONS = """
@@ -86,7 +58,7 @@ _LEAVE = "DELETE FROM billing_gatewayprocess WHERE id = $1::uuid"
 
 class NewAttempt(Struct, frozen=True):
     """A call about to be made. Ids are UUID texts; ``started_at`` is in seconds since 1970, exact to the
-    microsecond; ``held_pico`` is the budget reserved for it, in pico-USD."""
+    microsecond; ``reservation`` is what it asks of the budgets that hold for it (None: none does)."""
 
     id: str
     request_id: str
@@ -102,8 +74,11 @@ class NewAttempt(Struct, frozen=True):
     model_id: str
     vendor_model: str
     price_version_id: str | None
-    held_pico: int | None
     started_at: float
+    discount_bp: int = 0
+    task_type: str = ""
+    complexity: str = ""
+    reservation: Reservation | None = None
 
 
 class NewSettlement(Struct, frozen=True):
@@ -123,20 +98,45 @@ class NewSettlement(Struct, frozen=True):
     saved_pico: int = 0
 
 
-class Admission(enum.Enum):
-    ADMITTED = "admitted"
-    STALE_POLICY = "stale_policy"  # the tenant changed since its policy was loaded, or is switched off
+Verdict = Literal["admitted", "stale", "full", "waiting"]
+
+
+class Admission(Struct, frozen=True):
+    """What became of an attempt.
+
+    ``admitted``: its row is committed, and its answer may have ``output_tokens`` (None: no budget holds for it).
+    ``stale``: the tenant changed since its policy was loaded, or is switched off. ``full``: ``period`` has no room for
+    it. ``waiting``: ``period`` would have room but for what running attempts hold of it. ``cap``, ``spent`` and
+    ``held`` are then that period's, in its budget's metric.
+    """
+
+    verdict: Verdict
+    output_tokens: int | None = None
+    period: Period | None = None
+    cap: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
+    held: Decimal = Decimal(0)
+
+
+ADMITTED = Admission("admitted")
+STALE = Admission("stale")
 
 
 class Ledger:
     """One process's way into the ledger. ``label`` tells operators which process it is.
 
-    A settlement stays in memory until PostgreSQL has taken it, however long that is away. What a process had in
-    memory when it was killed is closed by the reaper, as is every attempt whose process no longer beats.
+    A settlement that PostgreSQL cannot take goes to ``spool``, flushed to the local disk, and from there into the
+    ledger once that is back (without a spool it stays in memory). What a process had in memory when it was killed is
+    closed by the reaper, as is every attempt whose process no longer beats.
     """
 
-    def __init__(self, database_url: str, process_id: str, label: str) -> None:
+    def __init__(self, database_url: str, process_id: str, label: str, spool: Spool | None = None) -> None:
         self._process_id, self._label = process_id.encode(), label.encode()
+        self._spool = spool
+        self._away = False  # PostgreSQL did not answer the last time it was asked
+        self._spool_failing = False
+        self._room = asyncio.Event()  # a settlement has given something back
+        self._retrying = asyncio.Semaphore(RETRYING_AT_ONCE)
         self._admission = PostgresWriter(
             database_url, f"pointsman-admission-{process_id}", timeout_s=ADMISSION_DEADLINE_S
         )
@@ -155,14 +155,47 @@ class Ledger:
             logger.warning("the ledger cannot be written yet")
         self._heart = asyncio.create_task(self._beat_for_ever())
 
-    async def admit(self, attempt: NewAttempt) -> Admission:
-        """Commit the attempt. Unless this returns ADMITTED, nothing may be sent to the vendor.
+    async def admit(
+        self, attempt: NewAttempt, patience_s: float = 0.0, renewed: Callable[[], Reservation | None] | None = None
+    ) -> Admission:
+        """Commit the attempt with its reservation. Unless the verdict is ``admitted``, nothing may be sent to the
+        vendor. Where running attempts hold all that is left of a budget, waits ``patience_s`` seconds for some of it
+        to come back; whoever came first is served first. ``renewed`` gives the reservation by what is known then.
 
-        Raises LedgerUnavailable within ``ADMISSION_DEADLINE_S`` seconds; psycopg.DataError or IntegrityError for an
-        attempt that contradicts the database. What was committed without the caller hearing of it (cancelled, out
-        of time, connection lost) is settled as cancelled, at no cost, within a heartbeat or two.
+        Raises LedgerUnavailable when the database does not answer within ``ADMISSION_DEADLINE_S`` seconds;
+        psycopg.DataError or IntegrityError for an attempt that contradicts the database. What was committed without
+        the caller hearing of it (cancelled, out of time, connection lost) is settled as cancelled, at no cost, within
+        a heartbeat or two.
         """
-        return await self._admissions.submit(attempt)
+        if self._spool_failing:
+            raise LedgerUnavailable("The ledger cannot be written at the moment. Nothing was sent to a provider.")
+        admission = await self._admissions.submit(attempt)
+        if admission.verdict != "waiting":
+            return admission
+        deadline = time.monotonic() + patience_s
+        async with self._retrying:
+            patient = True
+            while patient:
+                left_s = deadline - time.monotonic()
+                patient = left_s > 0
+                if patient:
+                    await self._wait_for_room(min(left_s, ROOM_POLL_S))
+                try:
+                    admission = await self._admissions.submit(_renewed(attempt, renewed, patient=patient))
+                except LedgerUnavailable:
+                    if not patient:
+                        raise
+                    continue  # there is time left to ask again
+                if admission.verdict != "waiting":
+                    break
+            return admission
+
+    async def _wait_for_room(self, timeout_s: float) -> None:
+        """Until this process has settled something, or others may have."""
+        self._room.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._room.wait()
 
     def settle(self, settlement: NewSettlement) -> None:
         """Queue the settlement: never blocks, never raises. The first one of an attempt counts."""
@@ -178,7 +211,7 @@ class Ledger:
             await self._beat()
         except psycopg.Error:
             return False
-        return True
+        return not self._spool_failing
 
     async def close(self) -> None:
         """Write what is left and sign off; call when no request is under way."""
@@ -186,30 +219,95 @@ class Ledger:
             self._heart.cancel()
             await asyncio.wait((self._heart,))
         await self._admissions.close()
-        for settlement in await self._settlements.close(CLOSE_TIMEOUT_S):
-            logger.error("a settlement could not be written: %r", settlement)
+        left = await self._settlements.close(CLOSE_TIMEOUT_S)
+        if left and not await self._spooled(left):
+            for settlement in left:
+                logger.error("a settlement could not be written: %r", settlement)
         try:
+            await self._replay()
             await self._withdraw()
-            await self._settlement.run(_LEAVE, self._process_id)
+            if self._spool is None or self._spool.empty:
+                await self._settlement.run(_LEAVE, self._process_id)
         except psycopg.Error as exc:
             logger.warning("this process could not sign off from the ledger: %s", exc)
+        if self._spool is not None:
+            await asyncio.to_thread(self._spool.close)
         await self._admission.close()
         await self._settlement.close()
 
     async def _write_attempts(self, batch: list[NewAttempt]) -> Sequence[Admission]:
         if not self._registered:  # an attempt of an unknown process is the reaper's
             await self._beat()
-        admitted = set(await self._admission.run(_ADMIT, self._process_id, json_rows(batch)))
-        return [Admission.ADMITTED if new.id in admitted else Admission.STALE_POLICY for new in batch]
+        rows, periods = _with_periods(batch)
+        lines = await self._admission.run(_ADMIT, self._process_id, json_rows(rows), json_rows(periods))
+        told = {line[:UUID_CHARS]: line[UUID_CHARS + 1 :] for line in lines}
+        return [_admission_of(told.get(new.id), new, periods) for new in batch]
+
+    # ------------------------------------------------------------------ settlements, here or on the disk
 
     async def _write_settlements(self, batch: list[NewSettlement]) -> None:
-        await self._settlement.run(_SETTLE, json_rows(batch))
+        if self._away and await self._spooled(batch):
+            return
+        try:
+            await self._settlement.run(_SETTLE, json_rows(batch))
+        except REFUSED:
+            raise
+        except psycopg.Error:
+            self._away = True
+            if not await self._spooled(batch):
+                raise  # they stay in memory
+        else:
+            self._away = False
+            self._room.set()
+
+    async def _spooled(self, batch: Sequence[NewSettlement]) -> bool:
+        """Whether they are safe on the disk. If not, nothing new is admitted until they are."""
+        if self._spool is None:
+            return False
+        lines = [json_rows([settlement])[1:-1] for settlement in batch]
+        try:
+            await asyncio.to_thread(self._spool.append, lines)
+        except (SpoolFull, OSError, ValueError) as exc:
+            if not self._spool_failing:
+                logger.error("settlements can be written neither to PostgreSQL nor to the spool: %s", exc)
+            self._spool_failing = True
+            return False
+        self._spool_failing = False
+        return True
+
+    async def _replay(self) -> None:
+        """Bring into the ledger what this process, or one that has died, has put on the disk. Raises psycopg.Error."""
+        spool = self._spool
+        if spool is None:
+            return
+        while segments := await asyncio.to_thread(spool.segments_to_replay):
+            for segment in segments:
+                records = spool.read(segment)
+                while lines := await asyncio.to_thread(_some, records):
+                    await self._settle_lines(lines)
+                await asyncio.to_thread(spool.remove, segment)
+                logger.warning("replayed settlements from %s", segment.name)
+        self._spool_failing = False
+
+    async def _settle_lines(self, lines: list[bytes]) -> None:
+        try:
+            await self._settlement.run(_SETTLE, b"[" + b",".join(lines) + b"]")
+        except REFUSED as exc:
+            if len(lines) == 1:
+                logger.error("PostgreSQL refuses a spooled settlement (%s): %s", exc, lines[0].decode(errors="replace"))
+                return
+            middle = len(lines) // 2
+            await self._settle_lines(lines[:middle])
+            await self._settle_lines(lines[middle:])
+
+    # ------------------------------------------------------------------ the heartbeat
 
     async def _beat_for_ever(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
                 await self._beat()
+                await self._replay()
                 await self._withdraw()
             except psycopg.Error as exc:
                 logger.warning("no heartbeat in the ledger: %s", exc)
@@ -222,7 +320,7 @@ class Ledger:
         except psycopg.Error:
             self._registered = False
             raise
-        self._registered = True
+        self._registered, self._away = True, False
 
     async def _withdraw(self) -> None:
         """Settle attempts that may have been committed although nobody was told, at no cost.
@@ -237,6 +335,49 @@ class Ledger:
         withdrawn = self._withdrawn[:]
         await self._admission.run(_WITHDRAW, json_rows(withdrawn))
         del self._withdrawn[: len(withdrawn)]
+
+
+def _some(records: Iterator[bytes]) -> list[bytes]:
+    return list(islice(records, MAX_BATCH))
+
+
+def _with_periods(batch: Sequence[NewAttempt]) -> tuple[Sequence[object], list[Period]]:
+    """The batch as the database reads it, and the periods its budgets are in: attempts name them by their number."""
+    if not any(new.reservation for new in batch):
+        return batch, []
+    periods: dict[str, Period] = {}
+    numbers: dict[str, int] = {}
+    rows = []
+    for new in batch:
+        row = structs.asdict(new)
+        reservation = row.pop("reservation")
+        if reservation is None:
+            row |= _NOTHING_RESERVED
+        else:
+            row |= structs.asdict(reservation)
+            for period in row.pop("periods"):
+                numbers.setdefault(period.id, len(numbers))
+                periods[period.id] = period
+            row["budgets"] = [numbers[period.id] for period in reservation.periods]
+        rows.append(row)
+    return rows, [structs.replace(period, n=number) for number, period in enumerate(periods.values())]
+
+
+def _renewed(attempt: NewAttempt, renewed: Callable[[], Reservation | None] | None, *, patient: bool) -> NewAttempt:
+    reservation = renewed() if renewed is not None else attempt.reservation
+    assert reservation is not None  # noqa: S101 - without one nothing is waited for
+    return structs.replace(attempt, reservation=structs.replace(reservation, patient=patient))
+
+
+def _admission_of(told: str | None, new: NewAttempt, periods: Sequence[Period]) -> Admission:
+    """What :mod:`billing.schema` says of one attempt."""
+    if told is None:
+        return STALE
+    verdict, *numbers = told.split(" ")
+    if verdict == "admitted":
+        return ADMITTED if new.reservation is None else Admission("admitted", int(numbers[0]))
+    number, cap, spent, held = numbers
+    return Admission(verdict, None, periods[int(number)], Decimal(cap), Decimal(spent), Decimal(held))  # type: ignore[arg-type]
 
 
 def _refused(settlement: NewSettlement, exc: Exception) -> None:

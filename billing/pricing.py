@@ -73,12 +73,14 @@ class Tier(Struct, frozen=True):
 
 
 class Price(Struct, frozen=True):
-    """One version of what one model costs. ``per_request`` is in pico-USD; ``tiers`` rise by prompt length."""
+    """One version of what one model costs. ``per_request`` is in pico-USD; ``tiers`` rise by prompt length.
+    ``discount_bp`` is what a tenant gets off each call, in hundredths of a per cent."""
 
     version_id: str
     prices: TokenPrices
     per_request: int = 0
     tiers: tuple[Tier, ...] = ()
+    discount_bp: int = 0
 
     @classmethod
     def from_decimals(
@@ -107,20 +109,23 @@ class Price(Struct, frozen=True):
         )
 
     def cost(self, usage: Usage) -> int:
-        """Pico-USD, exact."""
+        """Pico-USD, exact; a discount is rounded to a whole one, half up."""
         prices = self.prices
         if self.tiers:
             for tier in self._reachable_tiers(usage.total_input):
                 prices = tier.prices
-        return self.per_request + prices.cost(usage)
+        full = self.per_request + prices.cost(usage)
+        return full - (full * self.discount_bp + 5_000) // 10_000 if self.discount_bp else full
 
     def upper_bound(self, input_tokens: int, max_output_tokens: int, choices: int = 1) -> int:
         """The most, in pico-USD, that up to so many tokens can cost, whatever their class and tier."""
-        output_tokens = max_output_tokens * choices
+        input_pico, output_pico = self.dearest(input_tokens)
+        return self.per_request + input_tokens * input_pico + max_output_tokens * choices * output_pico
+
+    def dearest(self, input_tokens: int) -> tuple[int, int]:
+        """The most, in pico-USD, that a token of a prompt of up to ``input_tokens`` and one of its answer can cost."""
         reachable = [self.prices, *(tier.prices for tier in self._reachable_tiers(input_tokens))]
-        return self.per_request + max(
-            input_tokens * prices.dearest_input + output_tokens * prices.dearest_output for prices in reachable
-        )
+        return max(prices.dearest_input for prices in reachable), max(prices.dearest_output for prices in reachable)
 
     def _reachable_tiers(self, input_tokens: int) -> list[Tier]:
         return [tier for tier in self.tiers if input_tokens > tier.above_input_tokens]

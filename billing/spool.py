@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 256 * 1024 * 1024
 MAX_LINE_BYTES = 1024 * 1024
 SUFFIX = ".spool"
+SPOOL_FOLDER = "spool"  # of the data directory
 
 _START, _END = b"\x1e", b"\n"
 _HEADER = re.compile(rb"[0-9a-f]{8} ([0-9]{1,7}) ")

@@ -26,8 +26,10 @@ APP_ORDER = ("tenants", "gateway", "billing", "audit")
 MODEL_ORDER = (
     "Tenant", "Project", "ApiToken", "User", "Membership",
     "Provider", "Model", "Alias", "RequestLog", "ProviderKey", "RequestContent",
-    "Attempt", "Settlement", "Adjustment", "PriceVersion", "GatewayProcess",
-    "AuditEvent",
+    "Budget", "RateLimit", "Subscription", "Plan", "Attempt", "Settlement", "Adjustment", "PriceVersion",
+    "UsageHour", "UsageHourTag", "UsageHourUser", "Alert", "AlertRule", "AlertChannel", "AlertDelivery",
+    "GatewayProcess",
+    "AuditEvent", "JobRun",
 )  # fmt: skip
 CHART_HEIGHT = 80
 BAR_STEP = 12

@@ -22,4 +22,10 @@ def keep_our_logging(**_: object) -> None:
 
 app.conf.beat_schedule = {
     "make_partitions": {"task": "gateway.tasks.make_partitions", "schedule": crontab(hour="3", minute="17")},
+    "reap": {"task": "billing.tasks.reap", "schedule": 15.0},
+    "roll_up_usage": {"task": "billing.tasks.roll_up_usage", "schedule": 300.0},
+    "budget_alerts": {"task": "billing.tasks.budget_alerts", "schedule": 30.0},
+    "alert_rules": {"task": "gateway.tasks.alert_rules", "schedule": 60.0},
+    "deliver_alerts": {"task": "billing.tasks.deliver_alerts", "schedule": 15.0},
+    "remove_old_logs": {"task": "billing.tasks.remove_old_logs", "schedule": crontab(hour="3", minute="47")},
 }

@@ -16,8 +16,9 @@ from django.db.models import Aggregate, Count, FloatField, Q, QuerySet, Sum
 from django.db.models.functions import TruncHour
 from django.urls import reverse
 
-from billing.models import Adjustment, Attempt, GatewayProcess, PriceVersion, Settlement
+from billing.models import Adjustment, Attempt, GatewayProcess, PriceVersion, RollupMark, Settlement
 from billing.pricing import select
+from billing.spend import Spend, spend_of_all
 from gateway.admin_columns import list_url
 from gateway.models import Model, Provider, ProviderKey, RequestLog
 from gateway.providers import catalog
@@ -27,6 +28,7 @@ from tenants.models import ApiToken, Tenant
 TOP: Final = 8
 CHART_HOURS: Final = 24
 EXPIRY_WARNING: Final = timedelta(days=14)
+ROLL_UP_WARNING: Final = timedelta(minutes=30)
 # An answer that tells of a failure; a caller who hung up (499) had no such answer.
 FAILED: Final = Q(status__gte=400) & ~Q(status=499)
 
@@ -122,12 +124,13 @@ def overview(now: datetime | None = None) -> Overview:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     day = timedelta(days=1)
     today = requests_between(midnight, now)
+    spent = spend_of_all(midnight, now, by=["tenant"], now=now)
     return Overview(
         now=now,
-        today=totals(midnight, now),
+        today=_totals(today, spent.total.spend_usd, spent.total.unpriced),
         before=totals(midnight - day, now - day),
         hours=hours_until(now),
-        spend=_spend_by_tenant(midnight, now),
+        spend=_spend_by_tenant(today, spent),
         slowest=_slowest_models(today),
         failing=_failing_providers(midnight, now),
         errors=list(requests_between(now - day, now).filter(FAILED).select_related("tenant").order_by("-id")[:TOP]),
@@ -141,15 +144,20 @@ def requests_between(start: datetime, end: datetime) -> QuerySet[RequestLog]:
 
 
 def totals(start: datetime, end: datetime) -> Totals:
-    served = requests_between(start, end).aggregate(
-        requests=Count("id"), errors=Count("id", filter=FAILED), p95_ms=Percentile95("latency_ms")
-    )
+    """To the very moment, out of the ledger: sums of spend end with whole hours."""
     spent = Settlement.objects.filter(attempt__gte=first_id(start), attempt__lt=_after(end)).aggregate(
         usd=Sum("cost_usd"), unpriced=Count("pk", filter=Q(cost_usd=None, outcome=Settlement.Outcome.SETTLED))
     )
     adjusted = Adjustment.objects.filter(id__gte=first_id(start), id__lt=_after(end)).aggregate(usd=Sum("amount_usd"))
     spend = (spent["usd"] or Decimal(0)) + (adjusted["usd"] or Decimal(0))
-    return Totals(spend_usd=spend, unpriced=spent["unpriced"], **served)
+    return _totals(requests_between(start, end), spend, spent["unpriced"])
+
+
+def _totals(requests: QuerySet[RequestLog], spend_usd: Decimal, unpriced: int) -> Totals:
+    served = requests.aggregate(
+        requests=Count("id"), errors=Count("id", filter=FAILED), p95_ms=Percentile95("latency_ms")
+    )
+    return Totals(spend_usd=spend_usd, unpriced=unpriced, **served)
 
 
 def hours_until(now: datetime) -> list[Hour]:
@@ -212,6 +220,7 @@ def attention(now: datetime) -> list[Attention]:
         *_expiring_tokens(now),
         *_stray_rows(),
         *_lost_processes(now),
+        *_roll_ups_that_stand_still(now),
     ]
 
 
@@ -220,16 +229,11 @@ def _after(end: datetime) -> uuid.UUID:
     return first_id(end + timedelta(milliseconds=1))
 
 
-def _spend_by_tenant(start: datetime, end: datetime) -> list[TenantSpend]:
-    requests = dict(requests_between(start, end).order_by().values_list("tenant").annotate(requests=Count("id")))
-    spent = dict(
-        Settlement.objects.filter(attempt__gte=first_id(start), attempt__lt=_after(end))
-        .order_by()
-        .values_list("tenant")
-        .annotate(usd=Sum("cost_usd"))
-    )
-    slugs = dict(Tenant.objects.filter(pk__in={*requests, *spent}).values_list("pk", "slug"))
-    rows = [TenantSpend(pk, slug, requests.get(pk, 0), spent.get(pk)) for pk, slug in slugs.items()]
+def _spend_by_tenant(today: QuerySet[RequestLog], spent: Spend) -> list[TenantSpend]:
+    requests = dict(today.order_by().values_list("tenant").annotate(requests=Count("id")))
+    usd = {row.key[0]: row.figures.cost_usd for row in spent.rows}
+    slugs = dict(Tenant.objects.filter(pk__in={*requests, *usd} - {None}).values_list("pk", "slug"))
+    rows = [TenantSpend(pk, slug, requests.get(pk, 0), usd.get(pk)) for pk, slug in slugs.items()]
     rows.sort(key=lambda row: (row.spend_usd or Decimal(0), row.requests), reverse=True)
     return rows[:TOP]
 
@@ -332,6 +336,14 @@ def _lost_processes(now: datetime) -> list[Attention]:
         )
         for row in lost[:TOP]
     ]
+
+
+def _roll_ups_that_stand_still(now: datetime) -> list[Attention]:
+    mark = RollupMark.objects.filter(rolled_up_to__lt=now - ROLL_UP_WARNING).first()
+    if mark is None:
+        return []
+    message = f"spend is up to {mark.rolled_up_to:%Y-%m-%d %H:%M} UTC only: does the background worker run?"
+    return [Attention("Roll-ups stand still", message, list_url("billing_gatewayprocess"))]
 
 
 def _owned(row: Any) -> str:

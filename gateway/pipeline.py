@@ -7,19 +7,21 @@ GatewayError to render in the caller's dialect.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from msgspec import Raw
 
+from billing.admission import LONGEST_ANSWER, Demand
+from billing.budgets import Spender, prompt_bound
 from billing.pricing import estimate_tokens, to_usd
 from gateway import observability
 from gateway.balancing import Balancer
 from gateway.content_log import ContentLogWriter
 from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
 from gateway.dispatch.unattended import keep
-from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, RateLimitExceeded, ShuttingDown
+from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, ShuttingDown
 from gateway.idempotency import (
     MAX_RETRIED_BYTES,
     AnswerHead,
@@ -35,7 +37,7 @@ from gateway.providers.client import offers
 from gateway.request_log import RequestLogRow, RequestLogWriter
 from gateway.wire.types import Chunk, Request
 from gateway.wire.verbs import CallerFormat, StreamRenderer
-from tenants.ratelimit import RateLimiter, Rule, Verdict
+from tenants.ratelimit import Asked, Lease, LimitFacts, RateLimiter, Rule, rules_of, telling, that_may_hold
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ NAMED_BY_CALLER = {
     "propensity": 1.0,
     "experiment": None,
 }
+LIKELY_ANSWER = 1024  # tokens
+UNATTENDED_LOOK_S = 0.2
 MEANWHILE = frozenset({"hedge", "rescue"})  # attempts whose time ran beside another's, or beside the stream
 NOT_CACHED = {"kind": None, "similarity": None, "error_bound": None}
 
@@ -79,6 +83,7 @@ class Call:
     answer_headers: Headers = field(default_factory=list)
     request: Request | None = None  # once it is parsed
     outcome: "Outcome | None" = None
+    lease: Lease | None = None  # what its limits hold for it until it ends
     answered: bytes = b""  # what it was told, for tenants who keep that
     broke_off: bool = False  # its stream ended in an error
     left: bool = False  # the caller hung up: whatever else cancels it is the server's shutdown
@@ -191,9 +196,7 @@ class Pipeline:
 
     async def _run(self, call: Call) -> Answer:
         policy, token = await self._authenticate(call)
-        # The limits come before parsing: a caller over its limit should cost next to nothing.
-        await self._limit(call, token)
-        request = call.request = call.caller.parse_request(call.body, call.headers)
+        request = call.request = await self._parse_within_limits(call, policy, token)
         asked = Outcome(policy, token, request)
         if (key := call.headers.get("idempotency-key")) is not None:
             return await self._once(call, asked, key)
@@ -228,6 +231,7 @@ class Pipeline:
         if claimed.mine:
             # In a task of its own: it outlives a caller that hangs up, and serves the one that comes back.
             keep(asyncio.create_task(self._perform(replace(call), asked, claimed)))
+            call.lease = None  # that task's now
         else:
             await self._authenticate_anew(call)
             call.outcome = asked
@@ -301,22 +305,38 @@ class Pipeline:
         token.authorise("inference", call.client_ip)
         return policy, token
 
-    async def _limit(self, call: Call, token: TokenFacts | None) -> None:
-        rules = []
+    async def _parse_within_limits(self, call: Call, policy: TenantPolicy, token: TokenFacts) -> Request:
+        """Limits come before parsing, as a caller over its limit should cost next to nothing; only those that need the
+        body come right after it. Either way all are asked at once."""
+        limits = that_may_hold(policy.limits, token.project_id, token.id) if policy.limits else ()
+        if not any(limit.needs_body for limit in limits):
+            await self._limit(call, token, limits)
+            return call.caller.parse_request(call.body, call.headers)
+        try:
+            request = call.caller.parse_request(call.body, call.headers)
+        except GatewayError:
+            await self._limit(call, token, limits)
+            raise
+        asked = Asked(request.end_user or "", policy.known_as(request.model), _likely_tokens(request))
+        await self._limit(call, token, limits, asked)
+        return request
+
+    async def _limit(
+        self, call: Call, token: TokenFacts | None, limits: Sequence[LimitFacts] = (), asked: Asked | None = None
+    ) -> None:
+        rules, slots = rules_of(limits, asked)
         if self._limits.ip_requests_per_s:
-            rules.append(Rule(f"ip:{call.client_ip}", self._limits.ip_requests_per_s, 1.0))
+            rules.append(Rule(f"ip:{call.client_ip}", self._limits.ip_requests_per_s, 1.0, scope="ip"))
         if token is not None and token.requests_per_minute:
-            rules.append(Rule(f"token:{token.id}", token.requests_per_minute, 60.0))
-        if not rules:
-            return
-        verdict = await self._limiter.check(rules)
+            rules.append(Rule(f"token:{token.id}", token.requests_per_minute, 60.0, scope="token"))
+        verdict = await self._limiter.check(rules, slots)
+        call.lease = verdict.lease or call.lease
         if verdict.degraded:
             observability.RATE_LIMIT_DEGRADED.inc()
             call.answer_headers.append((b"x-gateway-degraded", b"ratelimit"))
-        if token is not None and token.requests_per_minute:
-            call.answer_headers += _limit_headers(verdict)
+        call.answer_headers += telling.headers(verdict, call.caller.DIALECT)
         if not verdict.allowed:
-            raise RateLimitExceeded(_refusal(verdict), retry_after_s=verdict.retry_after_s)
+            raise telling.refusal(verdict)
 
     def _job(self, call: Call, policy: TenantPolicy, token: TokenFacts, request: Request, model: ModelFacts) -> Job:
         wanted = request.extensions
@@ -333,6 +353,7 @@ class Pipeline:
             ),
             timeout_s=wanted.timeout_s,
             hedging=model.hedging,
+            demand=_demand(call, policy, token, request) if policy.budgets else None,
         )
 
     # ------------------------------------------------------------------ whole answers
@@ -478,6 +499,8 @@ class Pipeline:
             (b"x-gateway-model", _header(target.model_name)),
             (b"x-gateway-fallback", b"true" if job.fallback_used else b"false"),
         ]
+        if attempt.output_cap is not None and attempt.output_cap < (job.request.max_tokens or LONGEST_ANSWER):
+            headers.append((b"x-gateway-max-tokens", b"%d" % attempt.output_cap))
         if dropped:  # the one place for it where a dialect has no room for metadata
             headers.append((b"x-gateway-dropped", _header(", ".join(dropped))))
         return headers
@@ -491,6 +514,8 @@ class Pipeline:
     def _log(self, call: Call, *, error: GatewayError | None = None, hung_up: bool = False) -> None:
         """One row in the request log, for every request whose tenant is known."""
         outcome, call.outcome = call.outcome, None
+        if call.lease is not None:
+            _end_lease(call, outcome)
         if outcome is None:
             return
         now = time.perf_counter()
@@ -545,6 +570,22 @@ class Pipeline:
         )
 
 
+def _demand(call: Call, policy: TenantPolicy, token: TokenFacts, request: Request) -> Demand:
+    return Demand(
+        budgets=policy.budgets,
+        spender=Spender(
+            project_id=token.project_id,
+            token_id=token.id,
+            end_user=request.end_user or "",
+            budget_key=request.extensions.budget_key or "",
+        ),
+        prompt_bound=prompt_bound(call.body, request.input_chars, request.needs),
+        max_tokens=request.max_tokens,
+        choices=request.choices,
+        generates=request.operation in ("chat", "completions"),
+    )
+
+
 async def _blocks_of(transcript: Transcript) -> AsyncGenerator[bytes, None]:
     async for block in transcript.blocks():
         yield block
@@ -554,17 +595,43 @@ def _counts_tokens(model: ModelFacts) -> bool:
     return any(offers(target.kind, "count_tokens") for target in model.targets)
 
 
-def _limit_headers(verdict: Verdict) -> Iterable[tuple[bytes, bytes]]:
-    return (
-        (b"x-ratelimit-limit-requests", b"%d" % verdict.limit),
-        (b"x-ratelimit-remaining-requests", b"%d" % verdict.remaining),
-        (b"x-ratelimit-reset-requests", b"%.3fs" % verdict.reset_s),
-    )
+def _likely_tokens(request: Request) -> int:
+    """What a request is charged to limits of tokens until its vendor has counted. Most answers are much shorter than
+    their callers allow: charging all of that would lock out whoever allows a lot and uses little."""
+    if request.operation == "count_tokens":
+        return 0
+    prompt = max(1, estimate_tokens(request.input_chars))
+    if request.operation not in ("chat", "completions"):
+        return prompt
+    return prompt + max(1, request.choices) * min(request.max_tokens or LIKELY_ANSWER, LIKELY_ANSWER)
 
 
-def _refusal(verdict: Verdict) -> str:
-    whose = "your network address" if verdict.rule and verdict.rule.key.startswith("ip:") else "this API key"
-    return f"Rate limit reached for {whose}: {verdict.limit} requests. Try again in {verdict.retry_after_s:.1f} s."
+def _end_lease(call: Call, outcome: Outcome | None) -> None:
+    """Its slots are free, and the tokens are those that its vendors counted."""
+    lease, call.lease = call.lease, None
+    if lease is None:
+        return
+    attempts = outcome.job.attempts if outcome and outcome.job else []
+    if _settled(attempts):
+        lease.end(_tokens_used(attempts))
+    else:  # a vendor goes on working for a caller who has left
+        keep(asyncio.create_task(_end_when_settled(lease, attempts)))
+
+
+async def _end_when_settled(lease: Lease, attempts: Sequence[OpenAttempt]) -> None:
+    try:
+        while not _settled(attempts):  # noqa: ASYNC110 - rare, and nobody waits for it
+            await asyncio.sleep(UNATTENDED_LOOK_S)
+    finally:
+        lease.end(_tokens_used(attempts))
+
+
+def _settled(attempts: Sequence[OpenAttempt]) -> bool:
+    return all(attempt.outcome is not None for attempt in attempts)
+
+
+def _tokens_used(attempts: Sequence[OpenAttempt]) -> int:
+    return sum(attempt.usage.total_input + attempt.usage.total_output for attempt in attempts)
 
 
 def _json_usd(cost_pico: int | None) -> Raw | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from billing.budgets import BudgetFacts
 from gateway.errors import (
     InvalidApiKey,
     ModelNotAllowed,
@@ -22,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.providers.target import Target
 from gateway.wire.types import Needs
+from tenants.ratelimit import LimitFacts
 
 Network = IPv4Network | IPv6Network
 
@@ -107,12 +109,17 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class TenantPolicy:
+    """``valid_until`` is when something that is declared already begins to hold, in seconds since 1970."""
+
     id: str
     slug: str
     epoch: int
     models: Mapping[str, ModelFacts]
     aliases: Mapping[str, str]
     log_content: bool
+    budgets: tuple[BudgetFacts, ...] = ()
+    limits: tuple[LimitFacts, ...] = ()
+    valid_until: float | None = None
 
     def resolve(self, name: str, token: TokenFacts) -> ModelFacts:
         """The model a caller means: a configured name, an alias, or ``provider/name``.
@@ -125,6 +132,11 @@ class TenantPolicy:
         if found.name not in token.models and name not in token.models:
             raise ModelNotAllowed(f"This API key may not use the model '{name}'.", param="model")
         return found
+
+    def known_as(self, name: str) -> str:
+        """The configured name of the model a caller means; "" if there is none."""
+        found = self._find(name)
+        return found.name if found else ""
 
     def chain(self, model: ModelFacts, token: TokenFacts, needs: Needs, *, fallback: bool = True) -> list[ModelFacts]:
         """``model`` and what follows it when it fails, in order, each once, without what the token may not use, what

@@ -1,10 +1,11 @@
-"""Moves providers' keys under the current master key while the gateway serves."""
+"""Moves providers' keys and alert channels' secrets under the current master key while the gateway serves."""
 
 from django.db import transaction
 from django.db.models import QuerySet
 
 from audit.actions import Action
 from audit.record import Actor, record
+from billing.models.alerts import AlertChannel, channel_keyring
 from gateway.models import ProviderKey, vendor_keyring
 from tenants.crypto import DecryptionFailed
 
@@ -14,20 +15,20 @@ class UnreadableKeys(DecryptionFailed):
     are done."""
 
     def __init__(self, key_ids: list[str], count: int) -> None:
-        super().__init__(f"{len(key_ids)} provider keys cannot be decrypted: {', '.join(key_ids)}")
+        super().__init__(f"{len(key_ids)} secrets cannot be decrypted: {', '.join(key_ids)}")
         self.key_ids = key_ids
         self.count = count
 
 
 def reencrypt(actor: Actor, batch: int = 100) -> int:
-    """Encrypt every active provider key that is under an older master key anew; returns how many.
+    """Encrypt every active provider key and alert channel's secret that is under an older master key anew; returns
+    how many.
 
     Each ``batch`` rows are one transaction with one audit event, so what breaks off is taken up by the next
     call. Every serving process must know the current master key by then, or it can no longer read the keys.
     Revoked keys hold no secret any more. Raises UnreadableKeys, after all others are done.
     """
-    count = 0
-    unreadable: list[str] = []
+    count, unreadable = _reencrypt_channels(actor)
     pending = _outdated()
     while True:
         seen, done, failed = _reencrypt_batch(actor, pending[:batch])
@@ -39,6 +40,27 @@ def reencrypt(actor: Actor, batch: int = 100) -> int:
     if unreadable:
         raise UnreadableKeys(unreadable, count)
     return count
+
+
+@transaction.atomic
+def _reencrypt_channels(actor: Actor) -> tuple[int, list[str]]:
+    """Returns how many are done, and the ids of those that are unreadable. There are few of them."""
+    keyring = channel_keyring()
+    done: list[AlertChannel] = []
+    unreadable: list[str] = []
+    outdated = AlertChannel.objects.exclude(secret_ciphertext=b"").exclude(master_key_number=keyring.current_id)
+    for channel in outdated.select_for_update(of=("self",)):
+        try:
+            channel.set_secret(channel.reveal_secret())
+        except DecryptionFailed:
+            unreadable.append(str(channel.pk))
+        else:
+            done.append(channel)
+    if done:
+        AlertChannel.objects.bulk_update(done, ("secret_ciphertext", "master_key_number"))
+        changes = {"alert_channels": len(done), "master_key": keyring.current_id}
+        record(actor, Action.MASTER_KEY_ROTATED, None, tenant=None, changes=changes)
+    return len(done), unreadable
 
 
 def _outdated() -> QuerySet[ProviderKey]:

@@ -5,19 +5,24 @@ import ipaddress
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import cast
 
 import redis.asyncio
 import uuid_utils
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections
-from django.db.models import Q
+from django.db.models import Min, Q, QuerySet
 
+from billing.budgets import BudgetFacts, Metric, Scope
 from billing.ledger import Ledger
-from billing.models import PriceVersion
+from billing.models import Budget, PriceVersion, RateLimit, Subscription
 from billing.pricing import PricedVersion, select
+from billing.spool import SPOOL_FOLDER, Spool
+from billing.windows import Kind, Window
 from gateway import dispatch, observability
 from gateway.balancing import Balancer
 from gateway.content_log import ContentLogWriter
@@ -39,7 +44,8 @@ from gateway.request_log import RequestLogWriter
 from tenants import tokens
 from tenants.crypto import IDEMPOTENT_ANSWER, DecryptionFailed, Keyring
 from tenants.models import ApiToken, Tenant
-from tenants.ratelimit import RateLimiter
+from tenants.ratelimit import LimitFacts, RateLimiter
+from tenants.ratelimit.rules import Scope as LimitScope
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +73,8 @@ class PolicyStore:
             raise InvalidApiKey("Incorrect API key provided.")
         for _, digest in self._peppers.digests(credential):
             if (token := self._tokens.get(digest)) and (policy := self._policies.get(token.tenant_id)):
+                if policy.valid_until is not None and policy.valid_until <= time.time():
+                    break
                 return policy, token
         return await self._load_once(credential)
 
@@ -139,13 +147,50 @@ def load_policy(tenant_id: str) -> TenantPolicy:
     tenant = Tenant.objects.get(pk=tenant_id)
     if not tenant.enabled:
         raise InvalidApiKey("This API key's organisation is switched off.")
+    models = _load_models(tenant)
     return TenantPolicy(
         id=str(tenant.pk),
         slug=tenant.slug,
         epoch=tenant.policy_epoch,
-        models=_load_models(tenant),
+        models=models,
+        valid_until=_next_price_change(tenant, models.values()),
         aliases=dict(Alias.objects.filter(tenant=tenant).values_list("name", "model_name")),
         log_content=tenant.log_content,
+        budgets=_load_budgets(tenant),
+        limits=_load_limits(tenant),
+    )
+
+
+def _load_budgets(tenant: Tenant) -> tuple[BudgetFacts, ...]:
+    """The tenant's budgets, and the installation's."""
+    rows = Budget.objects.filter(Q(tenant=tenant) | Q(tenant=None), enabled=True).order_by("pk")
+    return tuple(
+        BudgetFacts(
+            id=str(row.pk),
+            name=row.name,
+            tenant_id=str(row.tenant_id) if row.tenant_id else None,
+            scope=cast("Scope", row.scope),
+            subject=str(row.project_id or row.token_id or row.subject),
+            metric=cast("Metric", row.metric),
+            hard=row.hard,
+            window=Window(cast("Kind", row.period), tenant.time_zone if row.tenant_id else "UTC", row.rolling_s),
+            is_quota=row.is_quota,
+        )
+        for row in rows
+    )
+
+
+def _load_limits(tenant: Tenant) -> tuple[LimitFacts, ...]:
+    return tuple(
+        LimitFacts(
+            id=str(row.pk),
+            scope=cast("LimitScope", row.scope),
+            subject=str(row.project_id or row.token_id or row.subject),
+            requests_per_minute=row.requests_per_minute or 0,
+            tokens_per_minute=row.tokens_per_minute or 0,
+            concurrent=row.concurrent or 0,
+        )
+        for row in RateLimit.objects.filter(tenant=tenant).order_by("pk")
     )
 
 
@@ -171,12 +216,23 @@ def _load_keys(providers: Iterable[Provider]) -> dict[str, ProviderKey]:
 
 def _load_prices(tenant: Tenant, kinds: set[str]) -> list[PricedVersion]:
     """Every price that may hold for this tenant's models; of the shipped book only the kinds it uses."""
-    rows = PriceVersion.objects.filter(
-        Q(tenant=tenant) | Q(tenant=None),
-        Q(model__isnull=False) | Q(provider_kind__in=kinds | {""}),
-        effective_from__lte=datetime.now(UTC),
+    rows = _price_rows(tenant, kinds).filter(effective_from__lte=datetime.now(UTC))
+    discount = Subscription.objects.filter(tenant=tenant).values_list("discount_percent", flat=True).first() or 0
+    return [row.as_priced_version(int(discount * 100)) for row in rows]
+
+
+def _price_rows(tenant: Tenant, kinds: set[str]) -> QuerySet[PriceVersion]:
+    return PriceVersion.objects.filter(
+        Q(tenant=tenant) | Q(tenant=None), Q(model__isnull=False) | Q(provider_kind__in=kinds | {""})
     )
-    return [row.as_priced_version() for row in rows]
+
+
+def _next_price_change(tenant: Tenant, models: Iterable[ModelFacts]) -> float | None:
+    """When a price that is declared already begins to hold, in seconds since 1970: the policy is loaded anew then."""
+    kinds = {target.kind for model in models for target in model.targets}
+    coming = _price_rows(tenant, kinds).filter(effective_from__gt=datetime.now(UTC))
+    first = coming.aggregate(first=Min("effective_from"))["first"]
+    return first.timestamp() if first else None
 
 
 def _model_facts(row: Model, ways: list[Target | str]) -> ModelFacts:
@@ -239,6 +295,7 @@ def _target(
         profile=kind.profile,
         capabilities=frozenset(row.capabilities),
         context_window=row.context_window,
+        max_output_tokens=row.max_output_tokens,
         weight=provider.weight if way.weight is None else way.weight,
     )
 
@@ -258,7 +315,8 @@ class Runtime:
         self.process_id = str(uuid_utils.uuid7())
         database_url = settings.DATABASE_URL
         self.policies = PolicyStore(tokens.Peppers.parse(settings.TOKEN_PEPPERS))
-        self.ledger = Ledger(database_url, self.process_id, f"{socket.gethostname()}:{os.getpid()}")
+        self.spool = Spool(settings.DATA_DIR / SPOOL_FOLDER, self.process_id)
+        self.ledger = Ledger(database_url, self.process_id, f"{socket.gethostname()}:{os.getpid()}", self.spool)
         self.request_log = RequestLogWriter(database_url)
         self.content_log = ContentLogWriter(database_url, settings.MASTER_KEYS)
         self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
@@ -271,7 +329,12 @@ class Runtime:
         self.pipeline = Pipeline(
             self.policies,
             self.limiter,
-            Dispatcher(VendorClient(self.transport, heard=self.health.saw_headers), self.ledger, self.health),
+            Dispatcher(
+                VendorClient(self.transport, heard=self.health.saw_headers),
+                self.ledger,
+                self.health,
+                settings.BUDGET_PATIENCE_S,
+            ),
             Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
             request_log=self.request_log,
             content_log=self.content_log,

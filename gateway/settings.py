@@ -34,6 +34,8 @@ MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
 BODY_TIMEOUT_S = env.float("BODY_TIMEOUT_S", default=30.0)
 FIRST_EVENT_PATIENCE_S = env.float("FIRST_EVENT_PATIENCE_S", default=15.0)
 KEEP_ALIVE_INTERVAL_S = env.float("KEEP_ALIVE_INTERVAL_S", default=10.0)
+BUDGET_PATIENCE_S = env.float("BUDGET_PATIENCE_S", default=20.0)
+LOG_RETENTION_DAYS = env.int("LOG_RETENTION_DAYS", default=90)  # of tenants without a plan
 DRAIN_S = env.float("DRAIN_S", default=30.0)
 BREAKER_FAILURES = env.int("BREAKER_FAILURES", default=5)
 BREAKER_COOL_DOWN_S = env.float("BREAKER_COOL_DOWN_S", default=5.0)
@@ -128,6 +130,16 @@ CELERY_BROKER_URL = _BROKER_URL
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TIMEZONE = "UTC"
+
+# --------------------------------------------------------------------------- e-mail
+EMAIL_HOST = env.str("EMAIL_HOST", default="")  # empty: no mail is sent, and alerts to addresses say so
+EMAIL_PORT = env.int("EMAIL_PORT", default=587)
+EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", default="")
+EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", default="")
+EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", default=True)
+EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", default=False)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="pointsman@localhost")
 
 # --------------------------------------------------------------------------- pages
 LANGUAGE_CODE = "en"

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from billing.api import router as billing_router
 from gateway import views
 from gateway.api import router
 from gateway.v1 import api
@@ -12,6 +13,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("v1/", api.urls),
     path("api/", include(router.urls)),
+    path("api/", include(billing_router.urls)),
     path("health", views.ready),
     path("health/live", views.live),
     path("health/ready", views.ready),

@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import uuid_utils
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
+from billing.allowances import usage_of
 from gateway import runtime
 from gateway.errors import GatewayError, InternalError, InvalidApiKey, ModelNotFound, NotFound
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
@@ -75,6 +77,13 @@ async def get_model(request: HttpRequest, name: str) -> dict[str, Any]:
         if known == name:
             return _anthropic_model(name, model) if ANTHROPIC_HEADER in request.headers else _openai_model(name, model)
     raise ModelNotFound(f"The model '{name[:200]}' does not exist or you do not have access to it.", param="model")
+
+
+@api.get("/usage")
+async def usage(request: HttpRequest) -> dict[str, Any]:
+    """What this key has spent, what it may still spend, and how fast it may go."""
+    _, token = request.auth  # type: ignore[attr-defined]
+    return await sync_to_async(usage_of)(token.id)
 
 
 @api.api_operation(["GET", "POST", "PUT", "PATCH", "DELETE"], "/{path:rest}", auth=None)

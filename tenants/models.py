@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models, transaction
 from django.db.models import Q
+from django.dispatch import Signal
 from django.utils import timezone
 
 from audit.actions import Action
@@ -25,6 +26,15 @@ slug_validator = RegexValidator(
     r"\A[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z",
     "Use up to 63 lower-case letters, digits and inner hyphens.",
 )
+
+
+token_replaced = Signal()
+"""A token has taken another's place (``before``, ``after``, ``actor``), and what holds for the one is to hold for the
+other. Sent in the transaction that replaces it."""
+
+
+member_joins = Signal()
+"""Somebody (``user``) is about to become a member of ``tenant``. Whoever objects raises ValidationError."""
 
 
 class EmailUserManager(UserManager["User"]):
@@ -128,6 +138,8 @@ class Membership(Row):
 
     def clean(self) -> None:
         _refuse_foreign_project(self)
+        if self._state.adding:
+            member_joins.send(Membership, tenant=self.tenant, user=self.user)
 
 
 class ApiToken(Row):
@@ -255,6 +267,7 @@ class ApiToken(Row):
         )  # fmt: skip
         changes = {"replaced": [f"…{self.last_four}", f"…{new.last_four}"]}
         record(actor, Action.TOKEN_ROTATED, new, tenant=self.tenant, changes=changes)
+        token_replaced.send(ApiToken, before=self, after=new, actor=actor)
         return new, text
 
     @property

@@ -121,7 +121,7 @@ def _make_template(connection: psycopg.Connection) -> None:
 def _fingerprint() -> str:
     """Changes with the migrations, and with the month: migrations make partitions from the current one on."""
     digest = hashlib.sha256(f"{datetime.now(UTC):%Y-%m}".encode())
-    for path in (*sorted(ROOT.glob("*/migrations/*.py")), ROOT / "gateway" / "schema.py"):
+    for path in sorted([*ROOT.glob("*/migrations/*.py"), *ROOT.glob("*/schema.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

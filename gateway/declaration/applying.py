@@ -1,21 +1,24 @@
 """From a file to rows: installation first, then each tenant, in the order its parts refer to each other."""
 
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
-from django.db.models import Q
 
 from audit.actions import Action
 from audit.record import Actor, changes_between, record
 from billing.models import PriceVersion
+from billing.models.budgets import follow_token
 from gateway.declaration import shapes
+from gateway.declaration.alerting import Alerting
+from gateway.declaration.budgets import Budgets
 from gateway.declaration.document import Problem, Secret
+from gateway.declaration.entries import Entry
 from gateway.declaration.outcome import DeclarationRefused, NewToken, Outcome, shown
-from gateway.declaration.shapes import Entry
+from gateway.declaration.owner import Owner
+from gateway.declaration.plans import apply_plan, apply_subscription
 from gateway.declaration.writing import Writer
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
 from gateway.providers import catalog
@@ -51,7 +54,7 @@ def apply(text: str, actor: Actor, *, plan: bool = False) -> Outcome:
         _one_at_a_time()
         _Installation(writer, root).apply()
         for entry in root.sections.get("tenants", ()):
-            _apply_tenant(writer, entry)
+            _apply_tenant(writer, entry, root)
         problems += writer.problems
         if problems:
             raise DeclarationRefused(problems)
@@ -64,7 +67,7 @@ def _one_at_a_time() -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('pointsman_apply'))")
 
 
-def _apply_tenant(writer: Writer, entry: Entry) -> None:
+def _apply_tenant(writer: Writer, entry: Entry, root: Entry) -> None:
     slug = entry.values.get("slug")
     if slug is None or not entry.usable:
         return
@@ -72,23 +75,13 @@ def _apply_tenant(writer: Writer, entry: Entry) -> None:
     values = entry.only(("slug", "name", "enabled", "time_zone", "log_content"))
     if writer.write(entry, tenant, values, tenant=tenant):
         _TenantParts(writer, entry, tenant).apply()
+        if "plan" in entry.values:
+            plans = {plan.values["name"] for plan in root.sections.get("plans", ()) if "name" in plan.values}
+            apply_subscription(writer, entry.values["plan"], tenant, plans)
 
 
-class _Owner:
-    """What a tenant or the installation may own; the installation is no tenant (None)."""
-
-    def __init__(self, writer: Writer, entry: Entry, tenant: Tenant | None) -> None:
-        self.writer = writer
-        self.entry = entry
-        self.tenant = tenant
-        self.visible = Q(tenant=tenant) | Q(tenant=None)
-
-    def usable(self, section: str) -> Iterable[Entry]:
-        return (entry for entry in self.entry.sections.get(section, ()) if entry.usable)
-
-    def declared(self, section: str, key: str = "name") -> set[str]:
-        """Names in the file, also of entries that cannot be used: a reference to one is no second problem."""
-        return {entry.values[key] for entry in self.entry.sections.get(section, ()) if key in entry.values}
+class _Catalogue(Owner):
+    """What models there are, who serves them and what they cost."""
 
     # ------------------------------------------------------------------ providers
 
@@ -223,7 +216,7 @@ class _Owner:
             self.writer.differ(entry, self.tenant, "price", before, _price_shown(version))
 
 
-class _Installation(_Owner):
+class _Installation(_Catalogue):
     """What is offered to all tenants."""
 
     def __init__(self, writer: Writer, entry: Entry) -> None:
@@ -243,9 +236,13 @@ class _Installation(_Owner):
                 **entry.only(("effective_from",)),
             )
         self.check_references()
+        for entry in self.usable("plans"):
+            apply_plan(self.writer, entry)
+        Budgets(self.writer, self.entry, None).apply()
+        Alerting(self.writer, self.entry, None).apply()
 
 
-class _TenantParts(_Owner):
+class _TenantParts(_Catalogue):
     """What one tenant owns."""
 
     tenant: Tenant
@@ -264,6 +261,8 @@ class _TenantParts(_Owner):
         for entry in self.usable("members"):
             self._apply_member(entry)
         self.check_references()
+        Budgets(self.writer, self.entry, self.tenant).apply()
+        Alerting(self.writer, self.entry, self.tenant).apply()
 
     def _apply_project(self, entry: Entry) -> None:
         slug = entry.values["slug"]
@@ -277,7 +276,7 @@ class _TenantParts(_Owner):
         self.writer.write(entry, alias, values, tenant=self.tenant, key_of={"model_name": "model"})
 
     def _apply_member(self, entry: Entry) -> None:
-        project = self._find_project(entry)
+        project = self.find_project(entry)
         if project is None and entry.values.get("project") is not None:
             return
         user = self._find_or_create_user(entry)
@@ -304,20 +303,10 @@ class _TenantParts(_Owner):
         record(self.writer.actor, Action.USER_CREATED, user, tenant=None, changes=changes_between(None, user))
         return user
 
-    def _find_project(self, entry: Entry) -> Project | None:
-        wanted = entry.values.get("project")
-        if wanted is None:
-            return None
-        projects = Project.objects.filter(tenant=self.tenant)
-        found = projects.filter(slug=wanted).first()
-        if found is None and wanted not in self.declared("projects", "slug"):
-            self.writer.missing(entry, "project", wanted, "project", projects.values_list("slug", flat=True))
-        return found
-
     # ------------------------------------------------------------------ tokens
 
     def _apply_token(self, entry: Entry) -> None:
-        project = self._find_project(entry)
+        project = self.find_project(entry)
         value = self._token_value(entry)
         if project is None or ("value" in entry.lines and value is None):
             return
@@ -348,7 +337,7 @@ class _TenantParts(_Owner):
         kept = {attribute: getattr(previous, attribute) for _, attribute in attributes} if previous else {}
         kept |= {attribute: entry.values[key] for key, attribute in attributes if key in entry.values}
         try:
-            _, text = ApiToken.issue(
+            issued, text = ApiToken.issue(
                 tenant=self.tenant,
                 project=project,
                 name=entry.values["name"],
@@ -360,6 +349,7 @@ class _TenantParts(_Owner):
             self.writer.refuse(entry, exc, {attribute: key for key, attribute in attributes})
             return
         if previous:
+            follow_token(previous, issued, self.writer.actor)
             self.writer.differ(entry, self.tenant, "value", "(set)", "(changed: the old one is revoked)")
         else:
             self.writer.change("create", "token", f"{self.tenant.slug}/{entry.label}")

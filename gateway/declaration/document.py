@@ -39,6 +39,10 @@ _TRUE: Final = frozenset({"true", "yes", "on"})
 _INTEGER: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+_PER_CENT: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,2})?")
+_SPAN: Final = re.compile(r"([0-9]{1,6})(s|m|h|d)")
+_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -175,6 +179,38 @@ def money(node: Node) -> Decimal:
     if not _DECIMAL.fullmatch(value):
         raise fault(node, f"must be an amount in USD with at most 6 decimals, not '{value}'.")
     return Decimal(value)
+
+
+def amount(node: Node) -> Decimal:
+    """A sum or figure, exact as written; quoted or not."""
+    value = _scalar(node, "a number", _INT, _FLOAT, _STR)
+    if not _AMOUNT.fullmatch(value):
+        raise fault(node, f"must be a number with at most 12 decimals, not '{value}'.")
+    return Decimal(value)
+
+
+def per_cent(node: Node) -> Decimal:
+    value = _scalar(node, "a number", _INT, _FLOAT, _STR)
+    if not _PER_CENT.fullmatch(value):
+        raise fault(node, f"must be per cent with at most 2 decimals, not '{value}'.")
+    return Decimal(value)
+
+
+def span(node: Node) -> int:
+    """A length of time like ``24h``, in seconds."""
+    value = _scalar(node, "a length of time like 24h", _STR)
+    match = _SPAN.fullmatch(value)
+    if match is None:
+        raise fault(node, f"must be a length of time like 90s, 15m, 24h or 7d, not '{value}'.")
+    return int(match[1]) * _UNIT_S[match[2]]
+
+
+def minutes(node: Node) -> int:
+    """A length of time like ``1h``, in whole minutes."""
+    length = span(node)
+    if length % _UNIT_S["m"]:
+        raise fault(node, "must be whole minutes.")
+    return length // _UNIT_S["m"]
 
 
 def seconds(node: Node) -> float:

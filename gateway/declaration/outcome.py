@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 from gateway.declaration.document import Problem
@@ -90,6 +91,10 @@ def shown(value: object) -> str:
         return "(none)"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, bytes | memoryview):
+        return "(set)" if value else shown(None)
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f")
     if isinstance(value, list):
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, dict):

@@ -1,155 +1,24 @@
-"""Which keys a declaration may have, and the reading of a whole file against them.
+"""Which keys a declaration may have.
 
 A shape is data: a later part of the system adds a row here and a step in :mod:`gateway.declaration.applying`.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from yaml.nodes import Node
-
+from billing.models import AlertChannel, AlertRule, Budget, RateLimit
 from gateway.declaration import document
-from gateway.declaration.document import Fault, Problem, Reader, line_of
+from gateway.declaration.document import Fault, Problem
+from gateway.declaration.entries import Entry, Field, Shape, mapping_of, one_key_of, part_of, read_entry
 from gateway.models import CAPABILITIES, MODALITIES, Model, Provider
 from gateway.providers import catalog
 from gateway.providers.outbound import Deadlines
 from tenants.roles import Role, Scope
 
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One key. ``nullable``: an empty value is read as None, which clears what was set before."""
-
-    read: Reader
-    required: bool = False
-    nullable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What one kind of entry may say: ``fields`` hold values, ``sections`` lists of further entries.
-
-    No two entries of a list may agree in all fields of ``identity``.
-    """
-
-    noun: str
-    fields: Mapping[str, Field]
-    sections: Mapping[str, "Shape"] = field(default_factory=dict)
-    identity: tuple[str, ...] = ("name",)
-
-
-@dataclass(slots=True)
-class Entry:
-    """An entry as read: ``values`` holds what the file gives and nothing else, ``lines`` where it stands.
-
-    ``usable`` is False when what it needs is missing. Either way the problem is on the list; an entry with
-    problems that is still usable is worked on further, to find the others too.
-    """
-
-    shape: Shape = field(repr=False)
-    line: int
-    values: dict[str, Any] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    sections: dict[str, list["Entry"]] = field(default_factory=dict)
-    usable: bool = True
-
-    def line_of(self, key: str) -> int:
-        return self.lines.get(key, self.line)
-
-    def only(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The given values of these keys."""
-        return {key: self.values[key] for key in keys if key in self.values}
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        return tuple(self.values.get(key) for key in self.shape.identity)
-
-    @property
-    def label(self) -> str:
-        return "/".join(str(part) for part in self.identity if part is not None)
-
-
-def mapping_of(noun: str, fields: Mapping[str, Field]) -> Reader:
-    """A mapping that is one value, like a price."""
-    shape = Shape(noun, fields)
-
-    def read(node: Node) -> dict[str, Any]:
-        problems: list[Problem] = []
-        entry = read_entry(node, shape, problems)
-        if problems:
-            raise Fault(problems)
-        return entry.values
-
-    return read
-
-
-def read_entry(node: Node, shape: Shape, problems: list[Problem]) -> Entry:
-    """Everything of ``node`` that can be read; ``problems`` takes the rest."""
-    entry = Entry(shape, line_of(node))
-    try:
-        given = document.pairs(node)
-    except Fault as found:
-        problems += found.problems
-        entry.usable = False
-        return entry
-    for key, key_node, value in given:
-        entry.lines[key] = line_of(value)
-        if key in shape.sections:
-            entry.sections[key] = read_entries(key, value, shape.sections[key], problems)
-        elif key in shape.fields:
-            _read_field(key, value, shape.fields[key], entry, problems)
-        else:
-            problems.append(Problem(line_of(key_node), _unknown_key(key, shape)))
-    for key, wanted in shape.fields.items():
-        if wanted.required and key not in entry.values:
-            entry.usable = False
-            if key not in entry.lines:
-                problems.append(Problem(entry.line, f"a {shape.noun} needs '{key}'."))
-    return entry
-
-
-def read_entries(key: str, node: Node, shape: Shape, problems: list[Problem]) -> list[Entry]:
-    try:
-        nodes = document.items(node)
-    except Fault as found:
-        problems += found.prefixed(key)
-        return []
-    entries = [read_entry(item, shape, problems) for item in nodes]
-    seen: dict[tuple[Any, ...], Entry] = {}
-    for entry in entries:
-        first = seen.setdefault(entry.identity, entry)
-        if first is not entry and entry.usable:
-            message = f"the {shape.noun} '{entry.label}' is declared twice (first on line {first.line})."
-            problems.append(Problem(entry.line, message))
-            entry.usable = False
-    return entries
-
-
-def _read_field(key: str, node: Node, wanted: Field, entry: Entry, problems: list[Problem]) -> None:
-    if document.is_null(node) and wanted.nullable:
-        entry.values[key] = None
-        return
-    try:
-        entry.values[key] = wanted.read(node)
-    except Fault as found:
-        problems += found.prefixed(key)
-
-
-def _unknown_key(key: str, shape: Shape) -> str:
-    known = [*shape.fields, *shape.sections]
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
-    return f"unknown key '{key}' in a {shape.noun}; {hint}"
-
-
-# ------------------------------------------------------------------------------ the keys themselves
-
 _NAME: Final = Field(document.name, required=True)
 _TEXT: Final = Field(document.text)
 _ON: Final = Field(document.boolean)
 _SIZE: Final = Field(document.integer, nullable=True)
+_EVERYTHING: Final = Budget.Scope.INSTALLATION
 _DEADLINES: Final = Field(
     mapping_of("deadline", {stage: Field(document.seconds) for stage in Deadlines.__struct_fields__})
 )
@@ -240,9 +109,99 @@ MEMBER: Final = Shape(
     },
     identity=("email", "project"),
 )
+_PLAN_TERMS: Final = {
+    "monthly_requests": _SIZE,
+    "monthly_tokens": _SIZE,
+    "overage": _ON,
+    "seats": _SIZE,
+    "retention_days": Field(document.integer),
+    "features": Field(document.list_of(document.name)),
+}
+PLAN: Final = Shape("plan", {"name": _NAME, **_PLAN_TERMS})
+SUBSCRIPTION: Final = Shape(
+    "subscription",
+    {
+        "name": _NAME,
+        "overrides": Field(mapping_of("plan", _PLAN_TERMS)),
+        "discount_percent": Field(document.per_cent),
+    },
+    identity=(),
+)
+_BUDGET_FIELDS: Final = {
+    "name": _NAME,
+    "limit": Field(
+        one_key_of(
+            "limit",
+            {
+                Budget.Metric.USD: Field(document.amount),
+                Budget.Metric.TOKENS: Field(document.integer),
+                Budget.Metric.REQUESTS: Field(document.integer),
+            },
+        ),
+        required=True,
+    ),
+    "period": Field(document.one_of(period for period in Budget.Period.values if period != Budget.Period.ROLLING)),
+    "rolling": Field(document.span),
+    "hard": _ON,
+    "alerts": Field(document.list_of(document.integer)),
+    "enabled": _ON,
+}
+BUDGET: Final = Shape(
+    "budget",
+    {
+        "scope": Field(document.one_of(scope for scope in Budget.Scope.values if scope != _EVERYTHING), required=True),
+        "of": Field(document.name),
+        **_BUDGET_FIELDS,
+    },
+)
+INSTALLATION_BUDGET: Final = Shape(
+    "budget", {"scope": Field(document.one_of([_EVERYTHING]), required=True), **_BUDGET_FIELDS}
+)
+LIMIT: Final = Shape(
+    "rate limit",
+    {
+        "scope": Field(document.one_of(RateLimit.Scope.values), required=True),
+        "of": Field(document.name),
+        **dict.fromkeys(RateLimit.RATES, _SIZE),
+    },
+    identity=("scope", "of"),
+)
+CHANNEL: Final = Shape(
+    "alert channel",
+    {
+        "name": _NAME,
+        "kind": Field(document.one_of(AlertChannel.Kind.values), required=True),
+        "address": Field(document.name, required=True),
+        "secret": Field(document.secret),
+        "enabled": _ON,
+    },
+)
+ALERT_RULE: Final = Shape(
+    "alert rule",
+    {
+        "name": _NAME,
+        "kind": Field(document.one_of(AlertRule.Kind.values), required=True),
+        "threshold": Field(document.amount, nullable=True),
+        "window": Field(document.minutes),
+        "cooldown": Field(document.minutes),
+        "least_requests": Field(document.integer),
+        "budget": Field(document.name),
+        "project": Field(document.name, nullable=True),
+        "model": Field(document.name, nullable=True),
+        "channels": Field(document.list_of(document.name)),
+        "enabled": _ON,
+    },
+)
 TENANT: Final = Shape(
     "tenant",
-    {"slug": _NAME, "name": _TEXT, "enabled": _ON, "time_zone": Field(document.name), "log_content": _ON},
+    {
+        "slug": _NAME,
+        "name": _TEXT,
+        "enabled": _ON,
+        "time_zone": Field(document.name),
+        "log_content": _ON,
+        "plan": Field(part_of(SUBSCRIPTION)),
+    },
     sections={
         "projects": PROJECT,
         "providers": PROVIDER,
@@ -250,13 +209,26 @@ TENANT: Final = Shape(
         "aliases": ALIAS,
         "tokens": TOKEN,
         "members": MEMBER,
+        "budgets": BUDGET,
+        "limits": LIMIT,
+        "channels": CHANNEL,
+        "alert_rules": ALERT_RULE,
     },
     identity=("slug",),
 )
 FILE: Final = Shape(
     "declaration",
     {},
-    sections={"providers": PROVIDER, "models": MODEL, "prices": PRICE, "tenants": TENANT},
+    sections={
+        "providers": PROVIDER,
+        "models": MODEL,
+        "prices": PRICE,
+        "plans": PLAN,
+        "budgets": INSTALLATION_BUDGET,
+        "channels": CHANNEL,
+        "alert_rules": ALERT_RULE,
+        "tenants": TENANT,
+    },
     identity=(),
 )
 

@@ -8,8 +8,8 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 
 from audit.record import Actor, changes_between, record
 from gateway.declaration.document import Problem
+from gateway.declaration.entries import Entry
 from gateway.declaration.outcome import Action, Change, Difference, NewToken, shown
-from gateway.declaration.shapes import Entry
 from gateway.rows import Row
 from tenants.models import Tenant
 
@@ -58,13 +58,11 @@ class Writer:
         before = None if creating else type(row)._default_manager.get(pk=row.pk)
         row.save()
         action: Action = "create" if creating else "change"
-        record(self.actor, f"{entry.shape.noun}.{action}d", row, tenant=tenant, changes=changes_between(before, row))
+        act = f"{entry.shape.noun.replace(' ', '_')}.{action}d"
+        record(self.actor, act, row, tenant=tenant, changes=changes_between(before, row))
         change = self.change(action, entry.shape.noun, _label(entry, tenant, within))
-        change.differences += [
-            Difference(keys[name], "" if creating else shown(old), shown(new))
-            for name, (old, new) in differences.items()
-            if keys[name] not in entry.shape.identity
-        ]
+        told = {name: values for name, values in differences.items() if keys[name] not in entry.shape.identity}
+        change.differences += _differences(told, keys, creating)
         return True
 
     def change(self, action: Action, noun: str, label: str) -> Change:
@@ -91,6 +89,27 @@ class Writer:
         near = difflib.get_close_matches(wanted, sorted(set(known)), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         self.problems.append(Problem(entry.line_of(key), f"{key}: there is no {noun} '{wanted}'{hint}"))
+
+
+def _differences(changed: Mapping[str, tuple[Any, Any]], keys: Mapping[str, str], creating: bool) -> list[Difference]:
+    """By key of the file; attributes that stand under one key are told together."""
+    by_key: dict[str, list[tuple[Any, Any]]] = {}
+    for name, old_and_new in changed.items():
+        by_key.setdefault(keys[name], []).append(old_and_new)
+    found = []
+    for key, values in by_key.items():
+        before, after = _together(old for old, _ in values), _together(new for _, new in values)
+        if creating:
+            before = ""
+        elif before == after:  # a secret: it is said that it changed, and no more
+            after = "(changed)"
+        found.append(Difference(key, before, after))
+    return found
+
+
+def _together(values: Iterable[Any]) -> str:
+    texts = [shown(value) for value in values if value is not None and value != ""]
+    return " ".join(texts) or shown(None)
 
 
 def _label(entry: Entry, tenant: Tenant | None, within: str = "") -> str:

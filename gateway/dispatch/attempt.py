@@ -9,13 +9,16 @@ from typing import Any, Literal
 import msgspec
 import uuid_utils
 
-from billing.ledger import Admission, Ledger, NewAttempt, NewSettlement
+from billing.admission import Demand, Reserver, refusal
+from billing.budgets import Reservation, without_output
+from billing.ledger import Ledger, NewAttempt, NewSettlement
 from billing.pricing import Price, estimate_tokens
 from gateway import observability
 from gateway.errors import GatewayError, GatewayTimeout, ProviderError
 from gateway.observability import AttemptFacts, TokenClass
 from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
+from gateway.wire.output_cap import with_output_cap
 from gateway.wire.types import Request, Usage
 
 Purpose = Literal["serve", "retry", "fallback", "hedge", "rescue"]
@@ -42,6 +45,7 @@ class Job:
     """One request on its way to a vendor: who asks (for the ledger), what, and the targets in order.
 
     ``timeout_s`` is the caller's own limit for all of it, in seconds from ``started`` (``time.perf_counter()``);
+    ``demand`` is what it needs of budgets (None: the tenant has none);
     ``attempts`` and ``passed_over`` fill up as targets are tried, and ``untried`` empties.
     """
 
@@ -54,6 +58,7 @@ class Job:
     targets: Sequence[Target]
     timeout_s: float | None = None
     hedging: bool = False
+    demand: Demand | None = None
     started: float = field(default_factory=time.perf_counter)
     attempts: "list[OpenAttempt]" = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
@@ -104,18 +109,21 @@ class Job:
 class OpenAttempt:
     """One call of one vendor. Settles once; later calls change nothing.
 
+    ``output_cap`` is how many tokens its answer may have where a budget holds for it.
     Raises GatewayTimeout when the caller's own time is over before it begins.
     """
 
     __slots__ = (
         "_job",
         "_ledger",
+        "_reserver",
         "cost_pico",
         "deadlines",
         "error",
         "first_token_at",
         "id",
         "outcome",
+        "output_cap",
         "purpose",
         "started",
         "target",
@@ -123,8 +131,9 @@ class OpenAttempt:
         "vendor_s",
     )
 
-    def __init__(self, job: Job, target: Target, ledger: Ledger, purpose: Purpose) -> None:
-        self._job, self._ledger, self.target, self.purpose = job, ledger, target, purpose
+    def __init__(self, job: Job, target: Target, ledger: Ledger, reserver: Reserver, purpose: Purpose) -> None:
+        self._job, self._ledger, self._reserver = job, ledger, reserver
+        self.target, self.purpose = target, purpose
         self.deadlines = job.deadlines(target)
         self.id = str(uuid_utils.uuid7())
         self.started = time.perf_counter()
@@ -133,12 +142,15 @@ class OpenAttempt:
         self.outcome: str | None = None
         self.error: GatewayError | None = None
         self.cost_pico: int | None = None
+        self.output_cap: int | None = None
         self.usage = NOTHING_USED
 
-    async def admit(self) -> None:
-        """Commit the row. Raises StalePolicy or LedgerUnavailable; then nothing may be sent."""
+    async def admit(self, patience_s: float) -> None:
+        """Commit the row. Raises StalePolicy, or LedgerUnavailable, BudgetExceeded, QuotaExceeded or PriceUnknown; then
+        nothing may be sent. For room in a budget it waits ``patience_s`` seconds at most."""
         job, target = self._job, self.target
-        price = target.price
+        price = self._price
+        reservation = self._reservation()
         admission = await self._ledger.admit(
             NewAttempt(
                 id=self.id,
@@ -154,13 +166,23 @@ class OpenAttempt:
                 provider_key_id=target.provider_key_id,
                 model_id=target.model_id,
                 vendor_model=target.vendor_model,
-                price_version_id=price.version_id if isinstance(price, Price) else None,
-                held_pico=None,
+                price_version_id=price.version_id if price else None,
                 started_at=time.time(),
-            )
+                discount_bp=price.discount_bp if price else 0,
+                task_type=job.request.extensions.task_type or "",
+                complexity=job.request.extensions.complexity or "",
+                reservation=reservation,
+            ),
+            min(patience_s, self.deadlines.total),
+            self._reservation,
         )
-        if admission is Admission.STALE_POLICY:
+        if admission.verdict == "stale":
             raise StalePolicy
+        if admission.verdict != "admitted":
+            assert job.demand is not None  # noqa: S101 - only a budget refuses
+            raise refusal(admission, job.demand.budgets)
+        if reservation is not None and job.demand is not None and job.demand.generates:
+            self.output_cap = admission.output_tokens
         job.attempts.append(self)
         self.started = time.perf_counter()
 
@@ -168,8 +190,14 @@ class OpenAttempt:
         if self.outcome is not None:
             return
         self.outcome, self.error, self.usage = outcome, error, usage
-        price = self.target.price if isinstance(self.target.price, Price) else None
-        self.cost_pico = price.cost(usage) if price else None
+        price = self._price
+        self.cost_pico = _cost(price, outcome, usage) if price else None
+        if self._job.demand is not None and usage.source == "vendor" and usage.total_input:
+            prompt = without_output(usage)
+            prompt_pico = price.cost(prompt) - price.per_request if price else 0
+            self._reserver.sizes.saw(
+                self.target.circuit, self._job.demand.prompt_bound, prompt.total_input, prompt_pico
+            )
         observability.attempt_done(
             AttemptFacts(
                 kind=self.target.kind,
@@ -193,6 +221,40 @@ class OpenAttempt:
                 ended_at=time.time(),
             )
         )
+
+    def _reservation(self) -> Reservation | None:
+        """What it asks of budgets, by what is known now. Raises PriceUnknown."""
+        job, target = self._job, self.target
+        if job.demand is None:
+            return None
+        return self._reserver.reservation(
+            job.demand,
+            model_name=target.model_name,
+            provider_name=target.provider_name,
+            circuit=target.circuit,
+            price=self._price,
+            max_output_tokens=target.max_output_tokens,
+            first=not job.attempts,
+        )
+
+    @property
+    def admitted(self) -> bool:
+        return self in self._job.attempts
+
+    @property
+    def request(self) -> Request:
+        """What the vendor is asked: the caller's request, within what its budgets leave for the answer."""
+        return self.within_cap(self._job.request)
+
+    def within_cap(self, request: Request) -> Request:
+        cap = self.output_cap
+        if cap is None or (request.max_tokens is not None and request.max_tokens <= cap):
+            return request
+        return with_output_cap(request, cap)
+
+    @property
+    def _price(self) -> Price | None:
+        return self.target.price if isinstance(self.target.price, Price) else None
 
     def unseen_usage(self) -> Usage:
         """The prompt was sent and nothing came back before the caller left."""
@@ -224,6 +286,11 @@ def _counted(usage: Usage) -> tuple[tuple[TokenClass, int], ...]:
         ("reasoning", usage.reasoning),
     )
     return tuple(counted for counted in classes if counted[1])
+
+
+def _cost(price: Price, outcome: str, usage: Usage) -> int:
+    """A call that got nothing costs nothing, whatever a price takes per call."""
+    return price.cost(usage) if outcome == "settled" or usage.total_input or usage.total_output else 0
 
 
 def failed_usage(error: GatewayError) -> Usage:

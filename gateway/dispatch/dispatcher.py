@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from billing.admission import Reserver
+from billing.budgets import TARGETS_OWN
 from billing.ledger import Ledger
 from billing.pricing import estimate_tokens
 from gateway.dispatch.attempt import (
@@ -23,6 +25,7 @@ from gateway.dispatch.streams import ChunkSource, DrainedStream, ServedStream
 from gateway.dispatch.unattended import keep
 from gateway.errors import (
     AllTargetsFailed,
+    BudgetExceeded,
     ContextLengthExceeded,
     GatewayError,
     GatewayTimeout,
@@ -39,20 +42,26 @@ Answer = TypeVar("Answer")
 Ask = Callable[[OpenAttempt], Awaitable[Answer]]
 Served = tuple[Answer, OpenAttempt]
 
+BUDGET_PATIENCE_S = 20.0
 EXPECTED_S = 1.0  # what a target whose times are not known yet is expected to take
 HEDGE_AFTER_S = 2.0  # and how long such a one may take before a second one is asked
 
 
 class Dispatcher:
-    def __init__(self, client: VendorClient, ledger: Ledger, health: TargetHealth) -> None:
-        self._client, self._ledger, self._health = client, ledger, health
+    """``patience_s`` is how long a request waits for room in a budget that running ones hold."""
+
+    def __init__(
+        self, client: VendorClient, ledger: Ledger, health: TargetHealth, patience_s: float = BUDGET_PATIENCE_S
+    ) -> None:
+        self._client, self._ledger, self._health, self._patience_s = client, ledger, health, patience_s
+        self._reserver = Reserver()
         self._retries = RetryBudgets()
 
     async def complete(self, job: Job) -> Completion:
         """A whole answer from the first target that gives one. Raises GatewayError or StalePolicy."""
 
         async def ask(attempt: OpenAttempt) -> Completion:
-            completion = await self._client.complete(attempt.target, job.request, attempt.deadlines)
+            completion = await self._client.complete(attempt.target, attempt.request, attempt.deadlines)
             attempt.settle("settled", completion.usage or _estimated(job, completion))
             self._health.succeeded(attempt.target.circuit, time.perf_counter() - attempt.started)
             return completion
@@ -64,7 +73,7 @@ class Dispatcher:
         """A stream from the first target that sends a first token. Raises GatewayError or StalePolicy."""
 
         async def ask(attempt: OpenAttempt) -> ServedStream | DrainedStream:
-            stream, first = await self._open(job.request, attempt)
+            stream, first = await self._open(attempt.request, attempt)
             served = ServedStream(job, attempt, stream, first, self._rescue, dropped=stream.dropped)
             return DrainedStream(served) if attempt.target.on_disconnect == "drain" else served
 
@@ -105,6 +114,9 @@ class Dispatcher:
             except UnsupportedContent:
                 if purpose == "serve":
                     raise
+            except BudgetExceeded as error:  # of this model or provider alone, perhaps
+                if error.details.get("scope") not in TARGETS_OWN or not job.untried:
+                    raise
             purpose = "fallback"
         raise too_long or _exhausted(job)
 
@@ -142,10 +154,10 @@ class Dispatcher:
 
     async def _attempted(self, job: Job, target: Target, ask: Ask[Answer], purpose: Purpose) -> Served[Answer]:
         """One call, written down before and settled after. Raises what it failed with."""
-        attempt = OpenAttempt(job, target, self._ledger, purpose)
+        attempt = OpenAttempt(job, target, self._ledger, self._reserver, purpose)
         judged = False
         try:
-            await attempt.admit()
+            await attempt.admit(self._patience_s)
             answer = await self._unless_caller_leaves(ask, attempt)
             judged = True
         except ProviderError as error:
@@ -153,8 +165,9 @@ class Dispatcher:
             attempt.settle("failed", failed_usage(error), error)
             self._health.failed(target.circuit, error)
             raise
-        except GatewayError as error:  # the caller's own mistake, which says nothing about the target
-            attempt.settle("failed", NOTHING_USED, error)
+        except GatewayError as error:  # the caller's own mistake, or no admission: nothing that tells of the target
+            if attempt.admitted:
+                attempt.settle("failed", NOTHING_USED, error)
             raise
         finally:
             attempt.vendor_s = time.perf_counter() - attempt.started
@@ -240,7 +253,7 @@ class Dispatcher:
         request = way.ask(job.request)
 
         async def ask(attempt: OpenAttempt) -> tuple[VendorStream, list[Chunk]]:
-            return await self._open(request, attempt, translate=True)
+            return await self._open(attempt.within_cap(request), attempt, translate=True)
 
         return ask
 

@@ -33,6 +33,7 @@ class Target:
     profile: VendorProfile = field(default=VendorProfile())
     capabilities: frozenset[str] = frozenset()
     context_window: int | None = None
+    max_output_tokens: int | None = None
     weight: int = 1
 
     @property

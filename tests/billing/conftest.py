@@ -67,7 +67,6 @@ class Charged:
             "model_id": self.model_id,
             "vendor_model": "small-1",
             "price_version_id": None,
-            "held_pico": None,
             "started_at": time.time(),
         }
         return NewAttempt(**{**facts, **changes})

@@ -6,10 +6,10 @@ from django.core.exceptions import ValidationError
 
 from audit.models import AuditEvent
 from audit.record import Actor
-from billing.models import PriceVersion
+from billing.models import Plan, PriceVersion, Subscription
 from gateway.models import Model, Provider
 from gateway.wire.types import Usage
-from tenants.models import Tenant
+from tenants.models import Membership, Tenant, User
 
 PRICE = {"input": "0.15", "output": "0.60", "cached_input": "0.075"}
 
@@ -107,3 +107,18 @@ def test_the_hot_path_charges_what_was_set(model: Model, actor: Actor) -> None:
     assert (priced.model_id, priced.tenant_id) == (str(model.pk), str(model.tenant_id))
     assert priced.price.cost(Usage(input=1000, output=10)) == 1000 * 150_000 + 10 * 600_000 + 10**10
     assert priced.price.cost(Usage(input=1001)) == 1001 * 300_000 + 10**10
+
+
+def test_a_plan_has_seats_for_so_many_members(tenant: Tenant) -> None:
+    plan = Plan.objects.create(name="duo", seats=2)
+    Subscription.objects.create(tenant=tenant, plan=plan)
+    people = [User.objects.create_user(f"{name}@acme.example") for name in ("ann", "bob", "cy")]
+    operator = User.objects.create(email="olga@example.com", is_staff=True)
+    for person in (*people[:2], operator):
+        membership = Membership(tenant=tenant, user=person, role="viewer")
+        membership.full_clean()
+        membership.save()
+    with pytest.raises(ValidationError, match="All 2 seats of the plan 'duo' are taken"):
+        Membership(tenant=tenant, user=people[2], role="viewer").full_clean()
+    Subscription.objects.update(overrides={"seats": 3})
+    Membership(tenant=tenant, user=people[2], role="viewer").full_clean()

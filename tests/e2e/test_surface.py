@@ -26,7 +26,8 @@ OPEN = {
 }
 COMMANDS = {
     "add_provider", "apply", "check_provider", "conformance", "create_tenant", "doctor", "down", "export_ledger", "import_prices",
-    "issue_token", "migrate", "prepare", "revoke_token", "rotate_master_key", "serve", "up",
+    "issue_token", "migrate", "prepare", "reap", "reconcile", "reprice", "retention", "revoke_token", "rollup",
+    "rotate_master_key", "send_alerts", "serve", "up", "verify_ledger",
 }  # fmt: skip
 
 

@@ -15,21 +15,39 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from audit.models import AuditEvent
+from audit.models import AuditEvent, JobRun
 from audit.record import Actor
-from billing.models import Adjustment, GatewayProcess, PriceVersion
+from billing.models import (
+    Adjustment,
+    Alert,
+    AlertChannel,
+    AlertDelivery,
+    AlertRule,
+    Budget,
+    BudgetPeriod,
+    GatewayProcess,
+    Plan,
+    PriceVersion,
+    RateLimit,
+    RollupMark,
+    Subscription,
+    UsageHour,
+    UsageHourTag,
+    UsageHourUser,
+)
 from gateway import provider_check
 from gateway.admin import providers
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey, RequestContent, RequestLog
-from tenants.models import ApiToken, Membership, User
+from tenants.models import ApiToken, Membership, Tenant, User
 from tests.ledger_rows import log_request, open_attempt, settle
 
 PROJECT_APPS = ("tenants", "gateway", "routing", "guardrails", "billing", "audit")
-PARTS = {Deployment}  # edited on the page of what they are a part of
+PARTS = {Deployment, BudgetPeriod, RollupMark}  # on the page of what they are a part of, or nobody's
 PROJECT_MODELS = [
     model for app in PROJECT_APPS for model in apps.get_app_config(app).get_models() if model not in PARTS
 ]
 VENDOR_SECRET = "sk-canary-vendor-0123456789"
+SIGNING_SECRET = "whsec-canary-signing-0123456789"
 PASSWORD = "correct horse battery"
 INLINE_STYLE = re.compile(r"<[^>]+\sstyle=")
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\ssrc=)[^>]*>")
@@ -55,8 +73,41 @@ def world(provider: Provider, model: Model, token: ApiToken, operator: User, act
         Adjustment.objects.create(tenant=token.tenant, attempt=attempt, reason="credit", amount_usd=Decimal("-0.0001")),
         GatewayProcess.objects.create(label="host:1", started_at=now, heartbeat_at=now),
         AuditEvent.objects.filter(tenant=token.tenant).latest("sequence"),
+        JobRun.objects.create(job="rollup", started_at=now, ended_at=now, outcome="done", facts={"hours": 3}),
+        *spending_rows(token, now),
     ]  # fmt: skip
     return {type(row): row for row in rows}
+
+
+def spending_rows(token: ApiToken, now: datetime) -> list[Any]:
+    """A row each of what limits a tenant, of its sums and of who is told."""
+    tenant, plan = token.tenant, Plan.objects.create(name="team", features=["judge"])
+    budget = Budget.objects.create(
+        tenant=tenant, name="ci-month", scope="token", token=token, metric="usd", cap=Decimal("12.5")
+    )
+    period = BudgetPeriod.objects.create(
+        tenant=tenant, budget=budget, starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+        spent=Decimal(5), held=Decimal("1.25"),
+    )  # fmt: skip
+    channel = AlertChannel(tenant=tenant, name="hook", kind="webhook", address="https://hooks.example/T0/B1")
+    channel.set_secret(SIGNING_SECRET)
+    channel.save()
+    rule = AlertRule.objects.create(tenant=tenant, name="budget", kind="budget", budget=budget)
+    rule.channels.add(channel)
+    alert = Alert.objects.create(
+        tenant=tenant, rule=rule, budget_period=period, kind="budget", occasion="o", message="50 % used",
+        facts={"threshold": 50}, opened_at=now,
+    )  # fmt: skip
+    sums = {"hour": now, "tenant_id": tenant.pk, "project_id": token.project_id, "requests": 3, "cost_usd": 1}
+    return [
+        plan, budget, channel, rule, alert,
+        RateLimit.objects.create(tenant=tenant, scope="token", token=token, concurrent=5),
+        Subscription.objects.create(tenant=tenant, plan=plan, overrides={"seats": 10}),
+        AlertDelivery.objects.create(tenant=tenant, alert=alert, channel=channel),
+        UsageHour.objects.create(token_id=token.pk, vendor_model="small-1", purpose="serve", **sums),
+        UsageHourTag.objects.create(tag="nightly", **sums),
+        UsageHourUser.objects.create(end_user="u1", **sums),
+    ]  # fmt: skip
 
 
 def page(model: type[AnyModel], name: str, *args: Any) -> str:
@@ -96,8 +147,7 @@ def form_values(response: Any) -> dict[str, Any]:
             if isinstance(value, datetime):
                 values |= {f"{bound.html_name}_0": f"{value:%Y-%m-%d}", f"{bound.html_name}_1": f"{value:%H:%M:%S}"}
             else:
-                shown = bound.field.prepare_value(value)
-                values[bound.html_name] = "on" if shown is True else shown
+                values[bound.html_name] = "on" if value is True else value
     return values
 
 
@@ -154,7 +204,8 @@ def test_no_page_holds_a_secret(world: dict[type, Any], browser: Client, token_t
     operator.save()
     browser.force_login(operator)
     key = world[ProviderKey]
-    secrets = [VENDOR_SECRET, token_text, operator.password, "canary-ciphertext", bytes(key.ciphertext).hex()]
+    secrets = [VENDOR_SECRET, SIGNING_SECRET, token_text, operator.password, "canary-ciphertext"]
+    secrets += [bytes(key.ciphertext).hex(), bytes(world[AlertChannel].secret_ciphertext).hex()]
     for url in everything(world, browser):
         html = browser.get(url).content.decode()
         assert not [secret for secret in secrets if secret in html], url
@@ -165,6 +216,16 @@ def test_names_are_escaped_wherever_they_are_shown(world: dict[type, Any], brows
     RequestLog.objects.update(requested_model=evil, error_code=evil, end_user=evil, tags=[evil], status=500)
     Provider.objects.update(check_message=evil, check_status="failing")
     GatewayProcess.objects.update(label=evil)
+    Budget.objects.update(name=evil)
+    BudgetPeriod.objects.update(subject=evil)
+    AlertChannel.objects.update(name=evil, address=f"https://{evil}")
+    AlertRule.objects.update(name=evil, model_name=evil)
+    Alert.objects.update(message=evil, facts={evil: evil})
+    AlertDelivery.objects.update(last_error=evil, status="failed")
+    Plan.objects.update(name=evil, features=[evil])
+    JobRun.objects.update(job=evil, error=evil, facts={evil: evil})
+    UsageHourTag.objects.update(tag=evil)
+    UsageHourUser.objects.update(end_user=evil)
     for url in everything(world, browser):
         assert evil not in browser.get(url).content.decode(), url
 
@@ -202,6 +263,26 @@ def test_only_offered_actions_can_be_done_to_a_row(world: dict[type, Any], brows
             tenant=world[ApiToken].tenant, user=User.objects.create_user(f"u{n}@example.com"), role="viewer")),
         (Alias, lambda world, n: Alias.objects.create(
             tenant=world[Alias].tenant, name=f"a{n}", model_name="small")),
+        (Budget, lambda world, n: BudgetPeriod.objects.create(
+            tenant=world[Budget].tenant, starts_at=datetime(2026, 1, 1, tzinfo=UTC), budget=Budget.objects.create(
+                tenant=world[Budget].tenant, name=f"b{n}", scope="token", token=world[ApiToken], metric="usd",
+                cap=n, period="total"))),
+        (RateLimit, lambda world, n: RateLimit.objects.create(
+            tenant=world[Budget].tenant, scope="user", subject=f"u{n}", concurrent=1)),
+        (Subscription, lambda world, n: Subscription.objects.create(
+            tenant=Tenant.objects.create(slug=f"t{n}"), plan=world[Plan])),
+        (AlertRule, lambda world, n: AlertRule.objects.create(
+            tenant=world[Budget].tenant, name=f"r{n}", kind="budget", budget=world[Budget]).channels.add(
+            world[AlertChannel])),
+        (Alert, lambda world, n: Alert.objects.create(
+            tenant=world[Budget].tenant, rule=world[AlertRule], kind="budget", occasion=str(n), message="m",
+            opened_at=datetime.now(UTC))),
+        (AlertDelivery, lambda world, n: AlertDelivery.objects.create(
+            tenant=world[Budget].tenant, channel=world[AlertChannel], alert=Alert.objects.create(
+                kind="budget", occasion=str(n), message="m", opened_at=datetime.now(UTC)))),
+        (UsageHour, lambda world, n: UsageHour.objects.create(
+            hour=datetime.now(UTC), tenant_id=Tenant.objects.create(slug=f"t{n}").pk, vendor_model="x",
+            purpose="serve")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
@@ -238,6 +319,23 @@ def test_suggestions_name_the_tenant(world: dict[type, Any], browser: Client) ->
     query = {"app_label": "tenants", "model_name": "apitoken", "field_name": "project", "term": "web"}
     answer = browser.get(reverse("admin:autocomplete"), query)
     assert [found["text"] for found in answer.json()["results"]] == ["acme / web"]
+
+
+def test_background_runs_are_filtered_by_job_and_outcome(browser: Client) -> None:
+    now = datetime.now(UTC)
+    for job in ("rollup", "reap"):
+        for outcome in ("done", "failed"):
+            JobRun.objects.create(job=job, started_at=now, ended_at=now, outcome=outcome, facts={"hours": 3}, error="x")
+    answer = browser.get(page(JobRun, "changelist"), {"job": "reap", "outcome__exact": "failed"})
+    assert [(run.job, run.outcome) for run in answer.context["cl"].result_list] == [("reap", "failed")]
+    assert "hours: 3" in answer.content.decode()
+
+
+@pytest.mark.parametrize("written", ["add", "change", "delete"])
+def test_nobody_writes_background_runs_by_hand(browser: Client, written: str) -> None:
+    run = JobRun.objects.create(job="rollup", started_at=datetime.now(UTC))
+    args = [] if written == "add" else [run.pk]
+    assert browser.post(page(JobRun, written, *args), {"post": "yes"}).status_code == 403
 
 
 # --------------------------------------------------------------------------- providers
@@ -289,7 +387,7 @@ def test_two_providers_of_a_tenant_cannot_share_a_name(browser: Client, world: d
 
 def test_saving_unchanged_leaves_no_trace(browser: Client, world: dict[type, Any]) -> None:
     before = AuditEvent.objects.count()
-    for model in (Provider, Model, Alias):
+    for model in (Provider, Model, Alias, Budget, RateLimit, Plan, Subscription, AlertChannel, AlertRule):
         url = page(model, "change", world[model].pk)
         assert browser.post(url, form_values(browser.get(url))).status_code == 302
     assert AuditEvent.objects.count() == before

@@ -11,7 +11,24 @@ from django.db import DatabaseError, IntegrityError, ProgrammingError, connectio
 from audit.actions import Action
 from audit.models import AuditEvent
 from audit.record import Actor, record, verify_chain
-from billing.models import Adjustment, Attempt, PriceVersion, Settlement
+from billing.models import (
+    Adjustment,
+    Alert,
+    AlertChannel,
+    AlertDelivery,
+    AlertRule,
+    Attempt,
+    Budget,
+    BudgetPeriod,
+    Plan,
+    PriceVersion,
+    RateLimit,
+    Settlement,
+    Subscription,
+    UsageHour,
+    UsageHourTag,
+    UsageHourUser,
+)
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey, RequestContent, RequestLog
 from gateway.rows import TenantForeignKey, new_id
 from tenants.isolation import acting_as_tenant
@@ -26,6 +43,7 @@ def is_owned(model: type[models.Model]) -> bool:
 
 OWNED = [model for model in apps.get_models() if is_owned(model)]
 LOGS = (RequestLog, RequestContent)  # written in bulk off the caller's path, without constraints
+SUMS = (UsageHour, UsageHourTag, UsageHourUser)  # hold keys rather than references
 APPEND_ONLY = (Attempt, Settlement, Adjustment, PriceVersion, AuditEvent)
 
 
@@ -46,6 +64,31 @@ class Household:
         PriceVersion.set_price(model=self.model, actor=actor, input="1", output="2")
         self._ledger()
         self._requests()
+        self._spending()
+        self._alerts()
+
+    def _spending(self) -> None:
+        self.budget = Budget.objects.create(
+            tenant=self.tenant, name="month", scope="project", project=self.project, metric="usd", cap=Decimal(5)
+        )
+        self.period = BudgetPeriod.objects.create(tenant=self.tenant, budget=self.budget, starts_at=NOW)
+        RateLimit.objects.create(tenant=self.tenant, scope="token", token=self.token, concurrent=5)
+        plan, _ = Plan.objects.get_or_create(name="team")
+        Subscription.objects.create(tenant=self.tenant, plan=plan)
+        UsageHour.objects.create(tenant_id=self.tenant.pk, hour=NOW, vendor_model="s", purpose="serve")
+        UsageHourTag.objects.create(tenant_id=self.tenant.pk, hour=NOW, tag="t")
+        UsageHourUser.objects.create(tenant_id=self.tenant.pk, hour=NOW, end_user="u")
+
+    def _alerts(self) -> None:
+        channel = AlertChannel.objects.create(
+            tenant=self.tenant, name="hook", kind="webhook", address="https://hooks.example/in"
+        )
+        rule = AlertRule.objects.create(tenant=self.tenant, name="rule", kind="budget", budget=self.budget)
+        alert = Alert.objects.create(
+            tenant=self.tenant, rule=rule, budget_period=self.period, kind="budget", message="m", opened_at=NOW,
+            occasion=f"{self.tenant}",
+        )  # fmt: skip
+        AlertDelivery.objects.create(tenant=self.tenant, alert=alert, channel=channel)
 
     def _ledger(self) -> None:
         attempt = Attempt.objects.create(
@@ -150,7 +193,10 @@ def test_the_other_tenants_themselves_are_not_seen(ours: Household, theirs: Hous
 
 def test_tables_without_a_tenant_are_closed(ours: Household) -> None:
     with acting_as_tenant(ours.tenant.pk):
-        for table in ("billing_gatewayprocess", "django_session", "django_migrations", "auth_group"):
+        for table in (
+            "billing_gatewayprocess", "billing_rollupmark", "audit_jobrun", "django_session",
+            "django_migrations", "auth_group",
+        ):  # fmt: skip
             with pytest.raises(ProgrammingError, match="permission denied"), transaction.atomic():
                 connection.cursor().execute(f"SELECT * FROM {table}")
 
@@ -206,6 +252,8 @@ def test_a_reference_across_tenants_is_refused(
     row.pk, row._state.adding = new_id(), True
     if isinstance(row, ApiToken):
         row.digest = b"another"
+    if hasattr(row, "name"):
+        row.name = "another"
     setattr(row, field.name, foreign)
     with pytest.raises(IntegrityError, match="_tenant_fk"), transaction.atomic():
         row.save(force_insert=True)
@@ -222,9 +270,47 @@ def test_a_provider_of_another_tenant_is_refused(
         model.objects.filter(tenant=ours.tenant).update(**{field: foreign})
 
 
+@pytest.mark.parametrize(("model", "field"), [(BudgetPeriod, "budget"), (AlertRule, "budget")], ids=str)
+def test_a_budget_of_another_tenant_is_refused(
+    ours: Household, theirs: Household, model: type[models.Model], field: str
+) -> None:
+    with pytest.raises(IntegrityError, match="another tenant"), transaction.atomic():
+        model.objects.filter(tenant=ours.tenant).update(**{field: theirs.budget})
+
+
+@pytest.mark.parametrize("model", SUMS, ids=lambda model: model.__name__)
+def test_sums_are_seen_by_their_tenant_and_written_by_none(
+    ours: Household, theirs: Household, model: type[models.Model]
+) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        assert [row.tenant_id for row in model.objects.all()] == [ours.tenant.pk]
+        assert refused(lambda: model.objects.update(cost_usd=0))
+
+
+@pytest.mark.parametrize("model", [Budget, BudgetPeriod, RateLimit, Subscription], ids=lambda model: model.__name__)
+def test_nobody_lifts_their_own_limits_from_inside(ours: Household, model: type[models.Model]) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        assert refused(lambda: model.objects.update(tenant=ours.tenant))
+        assert refused(lambda: model.objects.filter(tenant=ours.tenant)._raw_delete("default"))
+    assert model.objects.filter(tenant=ours.tenant).exists()
+
+
+def test_plans_are_read_by_all_and_written_by_no_tenant(ours: Household) -> None:
+    with acting_as_tenant(ours.tenant.pk):
+        assert Plan.objects.get().name == "team"
+        assert refused(lambda: Plan.objects.update(overage=True))
+
+
+def test_budgets_of_the_installation_are_not_a_tenants_business(ours: Household) -> None:
+    Budget.objects.create(name="everything", scope="installation", metric="usd", cap=Decimal(9))
+    with acting_as_tenant(ours.tenant.pk):
+        assert [budget.name for budget in Budget.objects.all()] == ["month"]
+
+
 @pytest.mark.parametrize("model", APPEND_ONLY, ids=lambda model: model.__name__)
 def test_append_only_tables_refuse_the_gateway_itself(ours: Household, model: type[models.Model]) -> None:
     table = model._meta.db_table
-    for statement in (f"UPDATE {table} SET tenant_id = tenant_id", f"DELETE FROM {table}"):
+    key = model._meta.pk.column
+    for statement in (f"UPDATE {table} SET {key} = {key}", f"DELETE FROM {table}"):
         with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
             connection.cursor().execute(statement)

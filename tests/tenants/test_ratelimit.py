@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from tenants import ratelimit
-from tenants.ratelimit import LocalBuckets, RateLimiter, Rule, Verdict
+from tenants.ratelimit import Correction, LocalBuckets, RateLimiter, Rule, Slots, Verdict, local
+from tenants.ratelimit import limiter as limiting
+from tenants.ratelimit.news import News
+from tenants.ratelimit.script import SCRIPT
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
@@ -45,7 +47,7 @@ async def test_allows_exactly_the_limit_at_once(limiter: RateLimiter) -> None:
     verdicts = await take(limiter, Rule("token", 7, HOUR), 10)
 
     assert [verdict.allowed for verdict in verdicts] == [True] * 7 + [False] * 3
-    assert [verdict.remaining for verdict in verdicts] == [6, 5, 4, 3, 2, 1, 0, 0, 0, 0]
+    assert [verdict.requests.remaining for verdict in verdicts] == [6, 5, 4, 3, 2, 1, 0, 0, 0, 0]
     assert not any(verdict.degraded for verdict in verdicts)
 
 
@@ -54,8 +56,10 @@ async def test_says_what_is_left_and_when(limiter: RateLimiter) -> None:
 
     verdict = await limiter.check([rule])
 
-    assert (verdict.allowed, verdict.limit, verdict.remaining, verdict.rule) == (True, 60, 40, rule)
-    assert verdict.reset_s == pytest.approx(20, abs=0.5)
+    standing = verdict.requests
+    assert verdict.allowed
+    assert (standing.limit, standing.remaining, standing.rule) == (60, 40, rule)
+    assert standing.reset_s == pytest.approx(20, abs=0.5)
     assert verdict.retry_after_s == 0
 
 
@@ -78,14 +82,14 @@ async def test_takes_from_all_rules_or_from_none(limiter: RateLimiter) -> None:
     verdicts = [await limiter.check([token, tenant]) for _ in range(5)]
 
     assert [verdict.allowed for verdict in verdicts] == [True] * 3 + [False] * 2
-    assert verdicts[4].rule == tenant
-    assert (await limiter.check([token])).remaining == 10 - 3 - 1
+    assert verdicts[4].refused_by == tenant
+    assert (await limiter.check([token])).requests.remaining == 10 - 3 - 1
 
 
 async def test_names_the_tightest_rule_when_allowed(limiter: RateLimiter) -> None:
     wide, tight = Rule("wide", 1_000, HOUR), Rule("tight", 10, HOUR)
 
-    assert (await limiter.check([wide, tight])).rule == tight
+    assert (await limiter.check([wide, tight])).requests.rule == tight
 
 
 async def test_names_the_refusing_rule_with_the_longest_wait(limiter: RateLimiter) -> None:
@@ -94,7 +98,7 @@ async def test_names_the_refusing_rule_with_the_longest_wait(limiter: RateLimite
 
     verdict = await limiter.check([short, long])
 
-    assert verdict.rule == long
+    assert verdict.refused_by == long
     assert verdict.retry_after_s == pytest.approx(HOUR, abs=1)
 
 
@@ -118,7 +122,7 @@ async def test_limit_zero_is_no_limit_and_asks_nobody() -> None:
 
     verdicts = [await limiter.check(rules) for rules in ([], [Rule("token", 0, 60.0)])]
 
-    assert all(verdict.allowed and verdict.rule is None and not verdict.degraded for verdict in verdicts)
+    assert all(verdict.allowed and verdict.requests is None and not verdict.degraded for verdict in verdicts)
     assert not limiter.degraded
 
 
@@ -235,7 +239,7 @@ async def test_an_emptied_redis_goes_unnoticed(limiter: RateLimiter, redis: Redi
 
     assert verdict.allowed
     assert not verdict.degraded
-    assert verdict.remaining == ROOMY.limit - 1
+    assert verdict.requests.remaining == ROOMY.limit - 1
 
 
 async def test_a_connection_that_redis_closed_goes_unnoticed(limiter: RateLimiter, redis: Redis) -> None:
@@ -339,8 +343,8 @@ async def test_a_process_alone_grants_its_share_of_the_limit() -> None:
     verdicts = await take(limiter, Rule("token", 100, HOUR), 40)
 
     assert sum(verdict.allowed for verdict in verdicts) == 25
-    assert verdicts[0].limit == 100
-    assert verdicts[0].remaining == 24
+    assert verdicts[0].requests.limit == 100
+    assert verdicts[0].requests.remaining == 24
     assert verdicts[39].retry_after_s == pytest.approx(HOUR / 25, rel=0.01)
 
 
@@ -419,11 +423,11 @@ async def test_closing_leaves_nobody_waiting(redis_server: "RedisServer") -> Non
 
 
 def test_the_least_recently_used_bucket_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ratelimit, "_MAX_LOCAL_BUCKETS", 2)
+    monkeypatch.setattr(local, "_MAX_LOCAL_BUCKETS", 2)
     buckets = LocalBuckets()
 
     def fill_of(key: str) -> float:
-        return buckets.take([Rule(key, 10, HOUR)], 0.0)[1][0]
+        return buckets.take([Rule(key, 10, HOUR)], 0.0).fills[0]
 
     assert [fill_of(key) for key in ("a", "b", "a", "c", "a", "b")] == [1, 1, 2, 1, 3, 1]
 
@@ -431,11 +435,11 @@ def test_the_least_recently_used_bucket_is_dropped(monkeypatch: pytest.MonkeyPat
 def test_a_clock_that_jumps_back_locks_nobody_out() -> None:
     buckets = LocalBuckets()
     rule = Rule("token", 2, 1.0)
-    assert buckets.take([rule], 1e6 * SECOND_US)[0]
+    assert buckets.take([rule], 1e6 * SECOND_US).allowed
 
-    assert buckets.take([rule], 0.0)[0]
-    assert not buckets.take([rule], 0.0)[0]
-    assert buckets.take([rule], SECOND_US)[0]
+    assert buckets.take([rule], 0.0).allowed
+    assert not buckets.take([rule], 0.0).allowed
+    assert buckets.take([rule], SECOND_US).allowed
 
 
 @given(
@@ -447,11 +451,129 @@ def test_no_window_lets_more_than_limit_and_burst_pass(limit: int, window_s: flo
     buckets, rule = LocalBuckets(), Rule("token", limit, window_s)
     arrivals = [at * SECOND_US for at in itertools.accumulate(gaps)]
 
-    passed = [at for at in arrivals if buckets.take([rule], at)[0]]
+    passed = [at for at in arrivals if buckets.take([rule], at).allowed]
 
     for first, start in enumerate(passed):
         in_window = sum(at < start + window_s * SECOND_US for at in passed[first:])
         assert in_window <= limit * 2
+
+
+# --------------------------------------------------------------------------- estimates and corrections
+
+
+def tokens(cost: int, limit: int = 1_000) -> Rule:
+    return Rule("tokens", limit, HOUR, cost, unit="tokens")
+
+
+async def left(limiter: RateLimiter, limit: int = 1_000) -> int:
+    """Tokens that are left of the limit, as anybody else sees them."""
+    standing = (await limiter.check([tokens(0, limit)])).tokens
+    assert standing is not None
+    return standing.remaining
+
+
+async def until_left(limiter: RateLimiter, expected: int) -> None:
+    async with asyncio.timeout(5):
+        while await left(limiter) != expected:  # noqa: ASYNC110 - another process sends it
+            await asyncio.sleep(0.01)
+
+
+async def test_an_estimate_that_was_too_high_is_given_back(limiter: RateLimiter) -> None:
+    verdict = await limiter.check([tokens(700)])
+    assert verdict.lease is not None
+    assert await left(limiter) == 300
+
+    verdict.lease.end(120)
+
+    assert await left(limiter) == 880
+
+
+async def test_an_estimate_that_was_too_low_is_charged_even_beyond_the_limit(limiter: RateLimiter) -> None:
+    verdict = await limiter.check([tokens(100)])
+    assert verdict.lease is not None
+
+    verdict.lease.end(2_500)
+
+    refused = await limiter.check([tokens(1)])
+    assert not refused.allowed
+    assert refused.tokens is not None
+    assert refused.tokens.remaining == 0
+    assert refused.retry_after_s == pytest.approx(1.501 * HOUR, rel=0.01)
+
+
+async def test_a_lease_ends_once(limiter: RateLimiter) -> None:
+    verdict = await limiter.check([tokens(700)])
+    assert verdict.lease is not None
+
+    verdict.lease.end(500)
+    verdict.lease.end(0)
+
+    assert await left(limiter) == 500
+
+
+async def test_a_correction_reaches_other_processes_without_another_request(redis: Redis) -> None:
+    here, there = (RateLimiter(redis, workers=2, timeout_s=1.0) for _ in range(2))
+    verdict = await here.check([tokens(900)])
+    assert verdict.lease is not None
+
+    verdict.lease.end(100)
+
+    await until_left(there, 900)
+    await here.aclose()
+    await there.aclose()
+
+
+async def test_a_correction_goes_out_with_the_next_batch(limiter: RateLimiter, redis: Redis) -> None:
+    leases = [(await limiter.check([tokens(10)])).lease for _ in range(20)]
+    before = await calls_of_the_script(redis)
+
+    for lease in leases:
+        assert lease is not None
+        lease.end(1)
+
+    assert await left(limiter) == 980
+    assert await calls_of_the_script(redis) - before == 1
+
+
+async def test_requests_alone_hold_nothing(limiter: RateLimiter) -> None:
+    assert (await limiter.check([Rule("token", 10, HOUR)])).lease is None
+
+
+async def test_a_caller_who_hangs_up_before_the_answer_is_charged_nothing(limiter: RateLimiter) -> None:
+    asked = asyncio.create_task(limiter.check([tokens(600)]))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait([asked])
+
+    await until_left(limiter, 1_000)
+
+
+async def test_tokens_are_corrected_without_redis_too() -> None:
+    limiter = RateLimiter(Redis(unix_socket_path="/nowhere"), workers=2)
+    verdict = await limiter.check([tokens(400)])
+    assert verdict.degraded and verdict.lease is not None
+    assert await left(limiter) == 100
+
+    verdict.lease.end(50)
+
+    assert await left(limiter) == 450
+    await limiter.aclose()
+
+
+async def test_what_was_charged_alone_is_not_taken_back_from_everybody(redis_server: "RedisServer") -> None:
+    limiter = RateLimiter(redis_server.client(), workers=1, timeout_s=1.0)
+    redis_server.stop()
+    verdict = await limiter.check([tokens(400)])
+    redis_server.start()
+    await until_shared_again(limiter, ROOMY)
+    shared = await limiter.check([tokens(300)])
+
+    assert verdict.lease is not None
+    verdict.lease.end(0)
+
+    assert shared.allowed and not shared.degraded
+    assert await left(limiter) == 700
+    await limiter.aclose()
 
 
 # --------------------------------------------------------------------------- the script and its twin
@@ -460,10 +582,11 @@ rules = st.builds(
     Rule,
     key=st.just(""),
     limit=st.integers(1, 1_000),
-    window_s=st.sampled_from([60, 61.7, 3600, 86400.0]),  # long: Redis expires keys by its own clock
+    window_s=st.sampled_from([86_400, 86_461.7, 604_800.0]),  # long: Redis expires keys by its own clock
     cost=st.integers(0, 30),
     burst=st.none() | st.integers(1, 50),
 )
+LONG_LEASE_US = 10**12
 example = itertools.count()
 
 
@@ -477,15 +600,36 @@ def test_the_script_and_the_local_buckets_agree_number_for_number(
         msgspec.structs.replace(rule, key=str(i))
         for i, rule in enumerate(data.draw(st.lists(rules, min_size=1, max_size=4)))
     ]
-    request = st.lists(st.sampled_from(limits), min_size=1, max_size=4, unique=True)
-    arrivals = data.draw(
-        st.lists(st.tuples(st.integers(-1_000_000, 90_000_000), st.lists(request, min_size=1, max_size=4)), max_size=12)
+    pools = [Slots(f"pool-{i}", limit) for i, limit in enumerate(data.draw(st.lists(st.integers(1, 4), max_size=3)))]
+    request = st.tuples(
+        st.lists(st.sampled_from(limits), max_size=4, unique=True),
+        st.lists(st.sampled_from(pools), max_size=3, unique=True) if pools else st.just([]),
     )
-    buckets, now = LocalBuckets(), 1_700_000_000_000_000
+    corrections = st.lists(st.tuples(st.sampled_from(limits), st.integers(-40, 40)), max_size=3)
+    step = st.tuples(
+        st.integers(-1_000_000, 9_000_000_000), corrections, st.integers(0, 3), st.lists(request, max_size=4)
+    )
+    buckets, now, names = LocalBuckets(), 1_700_000_000_000_000, itertools.count()
+    under_way: list[tuple[str, list[Slots]]] = []
     with blocking_redis.Redis(unix_socket_path=shared_redis_server.socket_path) as client:
-        script = client.register_script(ratelimit._SCRIPT)
-        for gap_us, batch in arrivals:
+        script = client.register_script(SCRIPT)
+        for gap_us, corrected, ending, batch in data.draw(st.lists(step, max_size=12)):
             now += gap_us
-            keys = [prefix + rule.key for request_rules in batch for rule in request_rules]
-            reply = script(keys, [msgspec.msgpack.encode(batch), now])
-            assert ratelimit._answers.decode(reply) == [buckets.take(request_rules, now) for request_rules in batch]
+            ended, under_way = under_way[:ending], under_way[ending:]
+            news = News(
+                [Correction(rule.key, rule.limit, rule.window_s, delta) for rule, delta in corrected],
+                [(slot.key, name) for name, slots in ended for slot in slots],
+                [(slot.key, name) for name, slots in under_way for slot in slots],
+            )
+            asked = [(wanted, slots, f"lease-{next(names)}") for wanted, slots in batch]
+            keys = [limit.key for wanted, slots, _ in asked for limit in (*wanted, *slots)] + list(news.named_keys())
+            arguments = [msgspec.msgpack.encode(asked), news.encoded(), LONG_LEASE_US, now]
+            reply = limiting._answers.decode(script([prefix + key for key in keys], arguments))
+
+            buckets.correct(news.corrections, now)
+            for _, slots in ended:
+                buckets.vacate(slots)
+            assert reply == [buckets.take(wanted, now, slots) for wanted, slots, _ in asked]
+            under_way += [
+                (name, slots) for (_, slots, name), answer in zip(asked, reply, strict=True) if answer.allowed and slots
+            ]

@@ -1,20 +1,20 @@
-"""Money: what tokens cost (the price book) and what was spent (the ledger)."""
+"""What tokens cost: the price book."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import Q
-from django.db.models.functions import Now
+from msgspec import structs
 
 from audit.actions import Action
 from audit.record import Actor, record
 from billing.pricing import Price, PricedVersion
-from gateway.rows import TenantForeignKey, new_id
-from tenants.models import ApiToken, Project, Tenant
+from gateway.rows import new_id
+from tenants.models import Tenant
 
 if TYPE_CHECKING:
     from gateway.models import Model
@@ -161,10 +161,14 @@ class PriceVersion(models.Model):
         """What it costs, without when and for what; equal where the price is."""
         return {name: getattr(self, name) for name in (*TOKEN_PRICES, "per_request")} | {"tiers": self.tiers}
 
-    def as_priced_version(self) -> PricedVersion:
-        """As the hot path needs it. Raises ValueError for amounts that are negative or finer than six decimals."""
+    def as_priced_version(self, discount_bp: int = 0) -> PricedVersion:
+        """As the hot path needs it, for a tenant that gets so many hundredths of a per cent off.
+
+        Raises ValueError for amounts that are negative or finer than six decimals.
+        """
+        price = Price.from_decimals(str(self.pk), **self.amounts())
         return PricedVersion(
-            price=Price.from_decimals(str(self.pk), **self.amounts()),
+            price=structs.replace(price, discount_bp=discount_bp) if discount_bp else price,
             effective_from=self.effective_from,
             tenant_id=str(self.tenant_id) if self.tenant_id else None,
             model_id=str(self.model_id) if self.model_id else None,
@@ -178,145 +182,3 @@ def _usd(name: str, amount: Usd | None) -> Decimal | None:
         return None if amount is None else Decimal(amount)
     except InvalidOperation:
         raise ValidationError({name: f"Not an amount of USD: {amount}."}) from None
-
-
-class GatewayProcess(models.Model):
-    """A process that opens attempts. One whose heartbeat has stopped no longer settles what it left open."""
-
-    LOST_AFTER: ClassVar[timedelta] = timedelta(seconds=60)  # without a heartbeat; a dozen of them
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    label = models.CharField(max_length=200, help_text="Host and process number, for operators.")
-    started_at = models.DateTimeField()
-    heartbeat_at = models.DateTimeField()
-
-    class Meta:
-        verbose_name_plural = "gateway processes"
-        ordering = ("-started_at",)
-
-    def __str__(self) -> str:
-        return self.label
-
-
-class Attempt(models.Model):
-    """The intent to call a vendor, committed before the first byte goes out. Append-only, partitioned by
-    month on its UUIDv7."""
-
-    class Purpose(models.TextChoices):
-        SERVE = "serve"
-        RETRY = "retry"
-        FALLBACK = "fallback"
-        RESCUE = "rescue"
-        HEDGE = "hedge"
-        SHADOW = "shadow"
-        JUDGE = "judge"
-        REPLAY = "replay"
-        CLASSIFY = "classify"
-        EMBED = "embed"
-        GUARD = "guard"
-        TEST = "test"
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    request_id = models.UUIDField(db_index=True)
-    tenant = models.ForeignKey(
-        Tenant,
-        on_delete=models.PROTECT,
-        null=True,
-        related_name="attempts",
-        help_text="Empty: the installation tried out a provider of its own.",
-    )
-    project = TenantForeignKey(Project, on_delete=models.PROTECT, null=True, related_name="attempts")
-    token = TenantForeignKey(ApiToken, on_delete=models.PROTECT, null=True, related_name="attempts")
-    end_user = models.CharField(max_length=200, blank=True)
-    tags = models.JSONField(default=list)
-    purpose = models.CharField(max_length=12, choices=Purpose.choices)
-    provider = models.ForeignKey("gateway.Provider", on_delete=models.PROTECT, related_name="attempts")
-    provider_key = models.ForeignKey("gateway.ProviderKey", on_delete=models.PROTECT, null=True)
-    model = models.ForeignKey(
-        "gateway.Model",
-        on_delete=models.PROTECT,
-        null=True,
-        related_name="attempts",
-        help_text="Empty: a test of a model the vendor has, not configured here.",
-    )
-    vendor_model = models.CharField(max_length=200)
-    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
-    process_id = models.UUIDField()
-    held_usd = models.DecimalField(max_digits=24, decimal_places=12, null=True)
-    started_at = models.DateTimeField(db_index=True)
-
-    class Meta:
-        ordering = ("-id",)
-
-    def __str__(self) -> str:
-        return str(self.id)
-
-
-class Settlement(models.Model):
-    """How an attempt ended and what it cost: written once per attempt (its key is the attempt's)."""
-
-    class Outcome(models.TextChoices):
-        SETTLED = "settled"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
-        ABANDONED = "abandoned"
-
-    class UsageSource(models.TextChoices):
-        VENDOR = "vendor"
-        COUNTED = "counted"
-        ESTIMATED = "estimated"
-
-    attempt = models.OneToOneField(
-        Attempt, on_delete=models.PROTECT, primary_key=True, related_name="settlement", editable=False
-    )
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, related_name="settlements")
-    outcome = models.CharField(max_length=12, choices=Outcome.choices)
-    input_tokens = models.BigIntegerField(default=0)
-    cached_input_tokens = models.BigIntegerField(default=0)
-    cache_write_5m_tokens = models.BigIntegerField(default=0)
-    cache_write_1h_tokens = models.BigIntegerField(default=0)
-    output_tokens = models.BigIntegerField(default=0)
-    reasoning_tokens = models.BigIntegerField(default=0)
-    audio_input_tokens = models.BigIntegerField(default=0)
-    audio_output_tokens = models.BigIntegerField(default=0)
-    usage_source = models.CharField(max_length=12, choices=UsageSource.choices)
-    cost_usd = models.DecimalField(
-        max_digits=24, decimal_places=12, null=True, help_text="Empty: the price is unknown, which is not 0."
-    )
-    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
-    saved_usd = models.DecimalField(max_digits=24, decimal_places=12, default=0)
-    status_code = models.PositiveSmallIntegerField(null=True, help_text="What the vendor answered.")
-    error_code = models.CharField(max_length=64, blank=True)
-    first_token_at = models.DateTimeField(null=True)
-    ended_at = models.DateTimeField()
-    settled_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        ordering = ("-attempt",)
-
-    def __str__(self) -> str:
-        return f"{self.outcome} {self.attempt_id}"
-
-
-class Adjustment(models.Model):
-    """A re-rate, credit or reconciliation of one attempt: a line of its own, never an update of one."""
-
-    class Reason(models.TextChoices):
-        REPRICE = "reprice"
-        CREDIT = "credit"
-        RECONCILIATION = "reconciliation"
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="adjustments")
-    attempt = models.ForeignKey(Attempt, on_delete=models.PROTECT, related_name="adjustments")
-    reason = models.CharField(max_length=16, choices=Reason.choices)
-    amount_usd = models.DecimalField(max_digits=24, decimal_places=12)
-    price_version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, null=True)
-    note = models.CharField(max_length=500, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        ordering = ("-id",)
-
-    def __str__(self) -> str:
-        return f"{self.reason} {self.amount_usd}"

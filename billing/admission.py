@@ -1,0 +1,111 @@
+"""From budgets and a target's price to an admission, or the refusal a caller is told."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from msgspec import Struct
+
+from billing.budgets import BudgetFacts, PeriodClock, PromptSizes, Reservation, Spender, holding, reserve
+from billing.ledger import Admission
+from billing.pricing import Price
+from gateway.errors import BudgetExceeded, GatewayError, LedgerUnavailable, QuotaExceeded
+
+LONGEST_ANSWER = 16_384  # tokens, where neither the caller nor the model's row says less
+UNITS = {"usd": "USD", "tokens": "tokens", "requests": "requests"}
+
+
+class Demand(Struct, frozen=True):
+    """What one request needs of its budgets, whichever target serves it. ``max_tokens`` is the caller's own limit;
+    ``generates`` is False for operations without an answer in tokens."""
+
+    budgets: Sequence[BudgetFacts]
+    spender: Spender
+    prompt_bound: int
+    max_tokens: int | None
+    choices: int = 1
+    generates: bool = True
+
+
+class Reserver:
+    """One per process: remembers present periods, and how large prompts came out."""
+
+    def __init__(self) -> None:
+        self.sizes = PromptSizes()
+        self._clock = PeriodClock()
+
+    def reservation(
+        self,
+        demand: Demand,
+        *,
+        model_name: str,
+        provider_name: str,
+        circuit: str,
+        price: Price | None,
+        max_output_tokens: int | None,
+        first: bool,
+    ) -> Reservation | None:
+        """None where no budget holds. Raises PriceUnknown."""
+        held = holding(demand.budgets, demand.spender, model_name, provider_name)
+        if not held:
+            return None
+        now = time.time()
+        bound = demand.prompt_bound
+        likely = self.sizes.likely(circuit, bound, bound * price.dearest(bound)[0]) if price else None
+        return reserve(
+            held,
+            [self._clock.period(budget, subject, now) for budget, subject in held],
+            price=price,
+            input_tokens=bound,
+            likely=likely,
+            output_tokens=self._output_tokens(demand, max_output_tokens),
+            choices=demand.choices,
+            first=first,
+        )
+
+    @staticmethod
+    def _output_tokens(demand: Demand, max_output_tokens: int | None) -> int:
+        if not demand.generates:
+            return 0
+        return demand.max_tokens or max_output_tokens or LONGEST_ANSWER
+
+
+def refusal(admission: Admission, budgets: Sequence[BudgetFacts]) -> GatewayError:
+    """What a caller is told who was not admitted by a budget."""
+    period = admission.period
+    assert period is not None  # noqa: S101 - both verdicts name one
+    budget = next(known for known in budgets if known.id == period.budget_id)
+    if admission.verdict == "waiting":
+        return LedgerUnavailable(
+            f"What is left of the budget '{budget.name}' is held by requests that still run. Try again shortly.",
+            retry_after_s=1.0,
+        )
+    resets_at = datetime.fromtimestamp(period.ends_at, UTC).isoformat() if period.ends_at else None
+    if budget.window.kind == "rolling":
+        resets_at = None
+    details = {
+        "budget": budget.name,
+        "scope": budget.scope,
+        "subject": period.subject or None,
+        "metric": budget.metric,
+        "cap": _plain(admission.cap),
+        "spent": _plain(admission.spent),
+        "resets_at": resets_at,
+    }
+    when = f"It starts over at {resets_at}." if resets_at else ""
+    if budget.is_quota:
+        message = (
+            f"Your plan includes {_plain(admission.cap)} {UNITS[budget.metric]} a month, and they are used up. {when}"
+        )
+        retry_after_s = period.ends_at - time.time() if period.ends_at else None
+        return QuotaExceeded(message.strip(), retry_after_s=retry_after_s, details=details)
+    message = (
+        f"The {budget.scope} budget '{budget.name}' of {_plain(admission.cap)} {UNITS[budget.metric]} leaves no room "
+        f"for this request: {_plain(admission.spent)} are spent. {when}"
+    )
+    return BudgetExceeded(message.strip(), details=details)
+
+
+def _plain(amount: Decimal) -> str:
+    return format(amount.normalize(), "f") if amount else "0"

@@ -1,0 +1,195 @@
+"""What may still be spent: budgets with their present figures, for those who may see them."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+
+from billing.models import Budget, BudgetPeriod, RateLimit
+from billing.spend import spend_of
+from billing.spend.ranges import ceil_hour
+from billing.windows import Window
+from tenants.models import ApiToken
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """A budget of one subject in its present period, in the budget's metric (USD, tokens or requests).
+
+    ``held`` is reserved for what runs now and given back where it is not needed. ``ends_at`` is None where the period
+    never ends; of a rolling window the span is the window as it lies now, and ``resets_at`` when its oldest part
+    leaves it.
+    """
+
+    id: UUID
+    tenant: str | None
+    name: str
+    scope: str
+    subject: str
+    metric: str
+    hard: bool
+    period: str
+    cap: Decimal
+    spent: Decimal
+    held: Decimal
+    starts_at: datetime
+    ends_at: datetime | None
+    resets_at: datetime | None
+
+    @property
+    def remaining(self) -> Decimal:
+        return max(self.cap - self.spent - self.held, Decimal(0))
+
+
+def budgets_of(tenants: Iterable[UUID] | None, now: datetime | None = None) -> list[Allowance]:
+    """Every enabled budget of these tenants; None: of all tenants, and the installation's.
+
+    A budget of each one's own has a line for each subject that used some of it.
+    """
+    budgets = Budget.objects.filter(enabled=True)
+    return _allowances(budgets if tenants is None else budgets.filter(tenant__in=tenants), now)
+
+
+def budgets_for(token: ApiToken, now: datetime | None = None) -> list[Allowance]:
+    """What holds for everything this token does: its own, its project's and its tenant's budgets."""
+    holding = (
+        Q(scope=Budget.Scope.TOKEN, token=token)
+        | Q(scope=Budget.Scope.PROJECT, project=token.project_id)
+        | Q(scope=Budget.Scope.TENANT)
+    )
+    return _allowances(Budget.objects.filter(holding, enabled=True, tenant=token.tenant_id), now)
+
+
+def rate_limits_for(token: ApiToken) -> list[RateLimit]:
+    """As :func:`budgets_for`."""
+    holding = (
+        Q(scope=RateLimit.Scope.TOKEN, token=token)
+        | Q(scope=RateLimit.Scope.PROJECT, project=token.project_id)
+        | Q(scope=RateLimit.Scope.TENANT)
+    )
+    return list(RateLimit.objects.filter(holding, tenant=token.tenant_id).order_by("scope"))
+
+
+def usage_of(token_id: str, now: datetime | None = None) -> dict[str, Any]:
+    """What one token is told of itself: spend and counts of today and of this month by its tenant's calendar, the
+    budgets and rate limits that hold for all it does."""
+    now = now or datetime.now(UTC)
+    token = ApiToken.objects.select_related("tenant", "project").get(pk=token_id)
+    zone = token.tenant.time_zone
+    told: dict[str, Any] = {"object": "usage", "key": token.name, "project": token.project.slug, "time_zone": zone}
+    for name, kind in (("today", "day"), ("this_month", "month")):
+        since, _ = Window(kind=kind, time_zone=zone).period(now)  # type: ignore[arg-type]
+        found = spend_of(token.tenant, ceil_hour(since), now, where={"token": [token.pk]}, now=now).total
+        told[name] = {
+            "spend_usd": plain_decimal(found.spend_usd),
+            "requests": found.requests,
+            "tokens": found.tokens,
+            "input_tokens": found.input_tokens + found.cached_input_tokens + found.cache_write_tokens,
+            "output_tokens": found.output_tokens + found.reasoning_tokens,
+        }
+    told["budgets"] = [_told(allowance) for allowance in budgets_for(token, now)]
+    told["rate_limits"] = [_limit(limit.scope, limit) for limit in rate_limits_for(token)]
+    if token.requests_per_minute:
+        own = RateLimit(requests_per_minute=token.requests_per_minute)
+        told["rate_limits"].append(_limit("token", own))
+    return told
+
+
+def _told(found: Allowance) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "scope": found.scope,
+        "metric": found.metric,
+        "hard": found.hard,
+        "cap": plain_decimal(found.cap),
+        "spent": plain_decimal(found.spent),
+        "held": plain_decimal(found.held),
+        "left": plain_decimal(found.remaining),
+        "resets_at": found.resets_at,
+    }
+
+
+def _limit(scope: str, limit: RateLimit) -> dict[str, Any]:
+    return {
+        "scope": scope,
+        "requests_per_minute": limit.requests_per_minute,
+        "tokens_per_minute": limit.tokens_per_minute,
+        "concurrent": limit.concurrent,
+    }
+
+
+def plain_decimal(amount: Decimal) -> str:
+    """Exact, without exponent and trailing zeros."""
+    return format(amount.normalize(), "f") if amount else "0"
+
+
+def _allowances(budgets: QuerySet[Budget], now: datetime | None) -> list[Allowance]:
+    now = now or datetime.now(UTC)
+    rows = list(budgets.select_related("tenant", "project", "token").order_by("tenant__slug", "name"))
+    used: dict[UUID, dict[str, list[BudgetPeriod]]] = defaultdict(lambda: defaultdict(list))
+    for period in _present_periods(rows, now):
+        used[period.budget_id][period.subject].append(period)
+    return [
+        _allowance(budget, subject, periods, now)
+        for budget in rows
+        for subject, periods in (sorted(used[budget.pk].items()) or [("", [])])
+    ]
+
+
+def _present_periods(budgets: list[Budget], now: datetime) -> QuerySet[BudgetPeriod]:
+    """Of a rolling window all slices that are not wholly outside."""
+    running = Q(starts_at__lte=now) & (Q(ends_at__gt=now) | Q(ends_at=None))
+    wanted = Q(pk__in=[])
+    whole = [budget.pk for budget in budgets if budget.rolling_s is None]
+    wanted |= running & Q(budget__in=whole)
+    for budget in budgets:
+        if budget.rolling_s is not None:
+            wanted |= Q(budget=budget, starts_at__lte=now, ends_at__gt=now - timedelta(seconds=budget.rolling_s))
+    return BudgetPeriod.objects.filter(wanted).order_by("starts_at")
+
+
+def _allowance(budget: Budget, subject: str, periods: list[BudgetPeriod], now: datetime) -> Allowance:
+    starts_at, ends_at, resets_at = _span(budget, periods, now)
+    return Allowance(
+        id=budget.pk,
+        tenant=budget.tenant.slug if budget.tenant else None,
+        name=budget.name,
+        scope=budget.scope,
+        subject=subject or _subject(budget),
+        metric=budget.metric,
+        hard=budget.hard,
+        period=budget.period,
+        cap=budget.cap,
+        spent=sum((period.spent for period in periods), Decimal(0)),
+        held=sum((period.held for period in periods), Decimal(0)),
+        starts_at=starts_at,
+        ends_at=ends_at,
+        resets_at=resets_at,
+    )
+
+
+def _span(
+    budget: Budget, periods: list[BudgetPeriod], now: datetime
+) -> tuple[datetime, datetime | None, datetime | None]:
+    if budget.rolling_s is not None:
+        window = timedelta(seconds=budget.rolling_s)
+        oldest = min((period.ends_at for period in periods if period.ends_at), default=None)
+        return now - window, now, oldest + window if oldest else None
+    zone = budget.tenant.time_zone if budget.tenant else "UTC"
+    starts_at, ends_at = Window(kind=budget.period, time_zone=zone).period(now)  # type: ignore[arg-type]
+    return starts_at, ends_at, ends_at
+
+
+def _subject(budget: Budget) -> str:
+    """What it holds for, as people know it."""
+    whose: str = budget.subject
+    if budget.token is not None:
+        whose = budget.token.name
+    elif budget.project is not None:
+        whose = budget.project.slug
+    return whose

@@ -1,0 +1,29 @@
+"""Money: what tokens cost, what was spent, what may be spent, and who is told."""
+
+from billing.models.alerts import Alert, AlertChannel, AlertDelivery, AlertRule
+from billing.models.budgets import Budget, BudgetPeriod, Plan, RateLimit, Subscription
+from billing.models.ledger import Adjustment, Attempt, GatewayProcess, Settlement
+from billing.models.prices import TOKEN_PRICES, PriceVersion
+from billing.models.rollups import RollupMark, UsageHour, UsageHourTag, UsageHourUser
+
+__all__ = [
+    "TOKEN_PRICES",
+    "Adjustment",
+    "Alert",
+    "AlertChannel",
+    "AlertDelivery",
+    "AlertRule",
+    "Attempt",
+    "Budget",
+    "BudgetPeriod",
+    "GatewayProcess",
+    "Plan",
+    "PriceVersion",
+    "RateLimit",
+    "RollupMark",
+    "Settlement",
+    "Subscription",
+    "UsageHour",
+    "UsageHourTag",
+    "UsageHourUser",
+]
