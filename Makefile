@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 BOOTSTRAP ?= python3
 
-.PHONY: up down test lint format bench requirements clean
+.PHONY: up down test lint format bench storm requirements clean
 
 up: $(VENV)/.run
 	@exec $(PYTHON) manage.py up
@@ -28,6 +28,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PYTHON) -m bench
+
+storm: $(VENV)/.dev
+	$(PYTHON) -m bench.storm
 
 # Pins with hashes, without the addresses they came from.
 requirements: $(VENV)/.dev

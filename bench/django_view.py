@@ -24,8 +24,8 @@ from django.urls import path  # noqa: E402
 
 from gateway import runtime  # noqa: E402
 from gateway.asgi import lifespan  # noqa: E402
+from gateway.call import Call, Headers, WholeAnswer  # noqa: E402
 from gateway.errors import GatewayError  # noqa: E402
-from gateway.pipeline import Call, Headers, WholeAnswer  # noqa: E402
 from gateway.wire import openai_chat  # noqa: E402
 from tenants.network import client_address  # noqa: E402
 from tenants.tokens import bearer_from  # noqa: E402

@@ -151,9 +151,12 @@ class _Link:
         return [(result.get_value(row, 0) or b"").decode() for row in range(result.ntuples)]
 
     def close(self) -> None:
+        if (
+            not self.lost
+        ):  # of a lost one libpq has closed the socket, and its number may be another connection's by now
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
         self.lost = True
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
         if self._reply is not None and not self._reply.done():
             self._reply.cancel()
         self._pg.finish()

@@ -158,7 +158,7 @@ _CHECKS: Final[dict[str, tuple[Severity, str]]] = {
              WHERE a.purpose IN ('serve', 'retry', 'fallback', 'rescue', 'hedge')
              GROUP BY a.request_id
              HAVING bool_and(s.attempt_id IS NOT NULL AND s.outcome <> 'abandoned')) lines ON lines.request_id = r.id
-           WHERE r.cost_usd IS DISTINCT FROM lines.cost""",
+           WHERE coalesce(r.cost_usd, 0) <> coalesce(lines.cost, 0)""",
     ),
 }
 

@@ -13,8 +13,8 @@ import uuid_utils
 from django.conf import settings
 
 from gateway import runtime
+from gateway.call import Call, Headers, StreamedAnswer, WholeAnswer
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge, ShuttingDown
-from gateway.pipeline import Call, Headers, StreamedAnswer, WholeAnswer
 from gateway.wire import anthropic_messages, forwarded, openai_chat, openai_embeddings, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
 from gateway.wire.sse import COMMENT
@@ -149,7 +149,12 @@ class ProxyConsumer:
 
     async def _stream(self, answer: StreamedAnswer) -> None:
         if not self._started:
-            await self._start(200, answer.headers)
+            try:
+                await self._start(200, answer.headers)
+            except BaseException:
+                if answer.abandon is not None:
+                    answer.abandon()
+                raise
         events = answer.events
         try:
             async for event in events:

@@ -7,21 +7,31 @@ GatewayError to render in the caller's dialect.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from msgspec import Raw
-
-from billing.admission import LONGEST_ANSWER, Demand
+from billing.admission import Demand
 from billing.budgets import Spender, prompt_bound
-from billing.pricing import estimate_tokens, to_usd
+from billing.pricing import estimate_tokens
 from gateway import observability
+from gateway.answer_facts import answer_headers, header, metadata, plain_usd
 from gateway.balancing import Balancer
-from gateway.content_log import ContentLogWriter
-from gateway.dispatch import Dispatcher, DrainedStream, Job, OpenAttempt, ServedStream, StalePolicy
+from gateway.call import (
+    EVENT_STREAM,
+    JSON,
+    NOT_FROM_CACHE,
+    REPLAYED,
+    Answer,
+    AnyStream,
+    Call,
+    Outcome,
+    StreamedAnswer,
+    WholeAnswer,
+)
+from gateway.dispatch import Dispatcher, Job, StalePolicy
 from gateway.dispatch.unattended import keep
-from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded, ShuttingDown
+from gateway.errors import GatewayError, InternalError, InvalidApiKey, Overloaded
 from gateway.idempotency import (
     MAX_RETRIED_BYTES,
     AnswerHead,
@@ -31,109 +41,17 @@ from gateway.idempotency import (
     fingerprint_of,
 )
 from gateway.idempotency import Call as Claimed
-from gateway.observability import RequestFacts
+from gateway.journal import Journal
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.providers.client import offers
-from gateway.request_log import RequestLogRow, RequestLogWriter
 from gateway.wire.types import Chunk, Request
-from gateway.wire.verbs import CallerFormat, StreamRenderer
-from tenants.ratelimit import Asked, Lease, LimitFacts, RateLimiter, Rule, rules_of, telling, that_may_hold
+from gateway.wire.verbs import StreamRenderer
+from tenants.ratelimit import Asked, LimitFacts, RateLimiter, Rule, rules_of, telling, that_may_hold
 
 logger = logging.getLogger(__name__)
 
 POLICY_ATTEMPTS = 3  # a policy that changes that often while one request is admitted is changing all the time
-CALLER_HUNG_UP = 499  # the status the request log keeps for it, as nginx does
-JSON = (b"content-type", b"application/json")
-EVENT_STREAM = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
-REPLAYED = (b"x-gateway-idempotent-replay", b"true")
-NOT_FROM_CACHE = (b"x-gateway-cache", b"miss")
-NAMED_BY_CALLER = {
-    "strategy": "explicit",
-    "task_type": None,
-    "complexity": None,
-    "reason": "the caller named the model",
-    "propensity": 1.0,
-    "experiment": None,
-}
 LIKELY_ANSWER = 1024  # tokens
-UNATTENDED_LOOK_S = 0.2
-MEANWHILE = frozenset({"hedge", "rescue"})  # attempts whose time ran beside another's, or beside the stream
-NOT_CACHED = {"kind": None, "similarity": None, "error_bound": None}
-
-Headers = list[tuple[bytes, bytes]]
-AnyStream = ServedStream | DrainedStream
-
-
-@dataclass(slots=True)
-class Call:
-    """What came in. ``received`` is ``time.perf_counter()`` at the last byte of the body."""
-
-    request_id: str
-    caller: CallerFormat
-    body: bytes
-    headers: Mapping[str, str]
-    credential: str | None
-    client_ip: str
-    received: float
-    opened: float | None = None  # when a stream's first event was there: from then on its vendor sets the pace
-    answer_headers: Headers = field(default_factory=list)
-    request: Request | None = None  # once it is parsed
-    outcome: "Outcome | None" = None
-    lease: Lease | None = None  # what its limits hold for it until it ends
-    answered: bytes = b""  # what it was told, for tenants who keep that
-    broke_off: bool = False  # its stream ended in an error
-    left: bool = False  # the caller hung up: whatever else cancels it is the server's shutdown
-    renderer: StreamRenderer | None = None  # of its stream, once that has begun
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the caller is known to wait for a stream."""
-        return self.request is not None and self.request.stream
-
-    def early_headers(self) -> Headers:
-        """The headers of a stream that starts before its vendor has spoken."""
-        return [*EVENT_STREAM, *self.answer_headers, NOT_FROM_CACHE]
-
-    def render_stream_error(self, error: GatewayError) -> bytes:
-        """What ends a stream that has begun and got nowhere."""
-        assert self.request is not None  # noqa: S101 - only a parsed request starts a stream
-        renderer = self.renderer or self.caller.open_stream(self.request)
-        return renderer.render_error(error, self.request_id)
-
-
-@dataclass(slots=True)
-class WholeAnswer:
-    headers: Headers
-    body: bytes
-
-
-@dataclass(slots=True)
-class StreamedAnswer:
-    """``events`` yields the bytes of server-sent events; it must be closed (``aclose``) if not read to its end."""
-
-    headers: Headers
-    events: AsyncGenerator[bytes, None]
-
-
-Answer = WholeAnswer | StreamedAnswer
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What is known of a request for the request log, filled in as it goes."""
-
-    policy: TenantPolicy
-    token: TokenFacts
-    request: Request
-    job: Job | None = None
-    served: OpenAttempt | None = None
-    finish_reason: str = ""
-    error: GatewayError | None = None
-    hung_up: bool = False
 
 
 class PolicySource(Protocol):
@@ -164,15 +82,13 @@ class Pipeline:
         dispatcher: Dispatcher,
         balancer: Balancer,
         *,
-        request_log: RequestLogWriter,
-        content_log: ContentLogWriter,
+        journal: Journal,
         idempotent: IdempotentCalls,
         limits: Limits,
     ) -> None:
         self._policies, self._limiter = policies, limiter
         self._dispatcher, self._balancer = dispatcher, balancer
-        self._request_log, self._content_log = request_log, content_log
-        self._idempotent, self._limits = idempotent, limits
+        self._journal, self._idempotent, self._limits = journal, idempotent, limits
         self._recent = RecentAnswers()
 
     async def run(self, call: Call) -> Answer:
@@ -183,15 +99,15 @@ class Pipeline:
         try:
             return await serving
         except GatewayError as error:
-            self._log(call, error=error)
+            self._journal.ended(call, error=error)
             raise
         except asyncio.CancelledError:
-            self._log_cancelled(call)
+            self._journal.cancelled(call)
             raise
         except Exception:
             logger.exception("request %s failed on a bug", call.request_id)
             bug = InternalError("An internal error occurred.")
-            self._log(call, error=bug)
+            self._journal.ended(call, error=bug)
             raise bug from None
 
     async def _run(self, call: Call) -> Answer:
@@ -239,7 +155,7 @@ class Pipeline:
         transcript = claimed.transcript
         head = await transcript.head()
         headers = [*head.headers] if claimed.mine else [*head.headers, REPLAYED]
-        self._log(call)
+        self._journal.ended(call)
         if head.streamed:
             return StreamedAnswer(headers, _blocks_of(transcript))
         return WholeAnswer(headers, b"".join([block async for block in transcript.blocks()]))
@@ -276,7 +192,7 @@ class Pipeline:
             else:
                 await self._authenticate_anew(call)
                 call.outcome = asked
-                self._log(call)
+                self._journal.ended(call)
                 return WholeAnswer([*headers, REPLAYED], body)
         answered = self._recent.begin(digest)
         try:
@@ -363,19 +279,19 @@ class Pipeline:
         served = outcome.served = job.served
         assert served is not None  # noqa: S101 - whoever answered
         outcome.finish_reason = completion.finish_reason or ""
-        metadata = self._metadata(call, job, served, completion.dropped)
-        body = call.answered = call.caller.render_completion(completion, metadata, job.request)
-        content_type = JSON if completion.content_type is None else (JSON[0], _header(completion.content_type))
-        headers = [content_type, *self._answer_headers(call, job, served, completion.dropped)]
+        told = metadata(call, job, served, completion.dropped)
+        body = call.answered = call.caller.render_completion(completion, told, job.request)
+        content_type = JSON if completion.content_type is None else (JSON[0], header(completion.content_type))
+        headers = [content_type, *answer_headers(call, job, served, completion.dropped)]
         if served.cost_pico is not None:
-            headers.append((b"x-gateway-cost-usd", _plain(served.cost_pico).encode()))
-        self._log(call)
+            headers.append((b"x-gateway-cost-usd", plain_usd(served.cost_pico).encode()))
+        self._journal.ended(call)
         return WholeAnswer(headers, body)
 
     def _estimated_count(self, call: Call, request: Request) -> WholeAnswer:
         """The size of a prompt whose vendor counts none beforehand."""
         body = b'{"input_tokens":%d}' % estimate_tokens(request.input_chars)
-        self._log(call)
+        self._journal.ended(call)
         return WholeAnswer([JSON, *call.answer_headers, NOT_FROM_CACHE, (b"x-gateway-estimated", b"true")], body)
 
     # ------------------------------------------------------------------ streams
@@ -386,9 +302,14 @@ class Pipeline:
         served = await self._dispatcher.open_stream(job)
         call.opened = time.perf_counter()
         outcome.served = served.attempt
-        headers = [*EVENT_STREAM, *self._answer_headers(call, job, served.attempt, served.dropped)]
+        headers = [*EVENT_STREAM, *answer_headers(call, job, served.attempt, served.dropped)]
         renderer = call.renderer = call.caller.open_stream(job.request)
-        return StreamedAnswer(headers, self._events(call, served, renderer))
+        return StreamedAnswer(headers, self._events(call, served, renderer), lambda: self._abandon(call, served))
+
+    def _abandon(self, call: Call, served: AnyStream) -> None:
+        """Its caller left before the first event could be sent."""
+        served.close()
+        self._journal.cancelled(call)
 
     async def _events(self, call: Call, served: AnyStream, renderer: StreamRenderer) -> AsyncGenerator[bytes, None]:
         """The stream in the caller's dialect. The final chunk is held back until usage is known: it carries the
@@ -428,7 +349,7 @@ class Pipeline:
             served.close()
             if not finished:
                 self._note_text(call, served)
-                self._log_cancelled(call)
+                self._journal.cancelled(call)
 
     def _closing(
         self, call: Call, served: AnyStream, renderer: StreamRenderer, held: Chunk | None, after: Sequence[Chunk]
@@ -437,14 +358,14 @@ class Pipeline:
         if outcome is not None:
             outcome.served = served.job.served = served.attempt  # another one than at first, after a rescue
             outcome.finish_reason = (held.finish_reason if held else None) or ""
-        metadata = self._metadata(call, served.job, served.attempt, served.dropped)
+        told = metadata(call, served.job, served.attempt, served.dropped)
         if served.rescues:
-            metadata["rescues"] = served.rescues
-        last = [renderer.render_chunk(held, metadata)] if held is not None else []
+            told["rescues"] = served.rescues
+        last = [renderer.render_chunk(held, told)] if held is not None else []
         last += [renderer.render_chunk(chunk) for chunk in after]
         last.append(renderer.render_end())
         self._note_text(call, served)
-        self._log(call)
+        self._journal.ended(call)
         return b"".join(last)
 
     @staticmethod
@@ -454,120 +375,8 @@ class Pipeline:
 
     def _in_stream_error(self, call: Call, renderer: StreamRenderer, error: GatewayError) -> bytes:
         call.broke_off = True
-        self._log(call, error=error)
+        self._journal.ended(call, error=error)
         return renderer.render_error(error, call.request_id)
-
-    # ------------------------------------------------------------------ what everyone is told
-
-    def _metadata(self, call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]) -> dict[str, Any]:
-        now = time.perf_counter()
-        target = attempt.target
-        metadata: dict[str, Any] = {
-            "request_id": call.request_id,
-            "provider": target.provider_name,
-            "model": target.model_name,
-            "routing_decision": f"{target.model_name}: named by the caller"
-            if len(job.attempts) == 1
-            else f"{target.model_name}: {attempt.purpose} after {len(job.attempts) - 1} other attempts",
-            "routing": NAMED_BY_CALLER,
-            "latency_ms": round((now - call.received) * 1000, 3),
-            "overhead_ms": round(self._overhead_s(call, job, now) * 1000, 3),
-            "cost_usd": _json_usd(attempt.cost_pico),
-            "cache_hit": False,
-            "cache": NOT_CACHED,
-            "fallback_used": job.fallback_used,
-            "attempts": job.described_attempts(),
-            "guardrails": [],
-        }
-        if dropped:
-            metadata["dropped"] = list(dropped)
-        return metadata
-
-    @staticmethod
-    def _overhead_s(call: Call, job: Job, now: float) -> float:
-        """Our own part: the time until now less the time spent waiting for vendors' first events."""
-        in_turn = sum(tried.vendor_s for tried in job.attempts if tried.purpose not in MEANWHILE)
-        return max(0.0, (call.opened or now) - call.received - in_turn)
-
-    @staticmethod
-    def _answer_headers(call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]) -> Headers:
-        target = attempt.target
-        headers = [
-            *call.answer_headers,
-            NOT_FROM_CACHE,
-            (b"x-gateway-provider", _header(target.provider_name)),
-            (b"x-gateway-model", _header(target.model_name)),
-            (b"x-gateway-fallback", b"true" if job.fallback_used else b"false"),
-        ]
-        if attempt.output_cap is not None and attempt.output_cap < (job.request.max_tokens or LONGEST_ANSWER):
-            headers.append((b"x-gateway-max-tokens", b"%d" % attempt.output_cap))
-        if dropped:  # the one place for it where a dialect has no room for metadata
-            headers.append((b"x-gateway-dropped", _header(", ".join(dropped))))
-        return headers
-
-    def _log_cancelled(self, call: Call) -> None:
-        if call.left:
-            self._log(call, hung_up=True)
-        else:
-            self._log(call, error=ShuttingDown())
-
-    def _log(self, call: Call, *, error: GatewayError | None = None, hung_up: bool = False) -> None:
-        """One row in the request log, for every request whose tenant is known."""
-        outcome, call.outcome = call.outcome, None
-        if call.lease is not None:
-            _end_lease(call, outcome)
-        if outcome is None:
-            return
-        now = time.perf_counter()
-        served, job, request = outcome.served, outcome.job, outcome.request
-        attempts = job.attempts if job else []
-        first_token_at = served.first_token_at if served else None
-        ended = time.time()
-        latency_s = now - call.received
-        first_token_s = first_token_at - ended + latency_s if first_token_at else None
-        overhead_s = self._overhead_s(call, job, now) if job else latency_s
-        status = CALLER_HUNG_UP if hung_up else error.status if error else 200
-        observability.request_done(
-            RequestFacts(
-                dialect=request.dialect,
-                status=status,
-                code=error.code if error else "",
-                streamed=request.stream,
-                duration_s=latency_s,
-                first_token_s=first_token_s,
-                overhead_s=overhead_s,
-            )
-        )
-        if outcome.policy.log_content:
-            self._content_log.put(outcome.policy.id, call.request_id, call.body, call.answered)
-        self._request_log.put(
-            RequestLogRow(
-                id=call.request_id,
-                tenant_id=outcome.policy.id,
-                project_id=outcome.token.project_id,
-                token_id=outcome.token.id,
-                started_at=ended - latency_s,
-                dialect=request.dialect,
-                streamed=request.stream,
-                requested_model=request.model[:200],
-                model_name=served.target.model_name if served else "",
-                provider_name=served.target.provider_name if served else "",
-                status=status,
-                error_code=error.code if error else "",
-                finish_reason=outcome.finish_reason,
-                fallback_used=job.fallback_used if job else False,
-                attempts=len(attempts),
-                input_tokens=sum(tried.usage.total_input for tried in attempts),
-                output_tokens=sum(tried.usage.total_output for tried in attempts),
-                cost_pico=_total_cost(attempts),
-                latency_ms=latency_s * 1000,
-                first_token_ms=None if first_token_s is None else first_token_s * 1000,
-                overhead_ms=overhead_s * 1000,
-                end_user=request.end_user or "",
-                tags=request.extensions.tags,
-                client_ip=call.client_ip,
-            )
-        )
 
 
 def _demand(call: Call, policy: TenantPolicy, token: TokenFacts, request: Request) -> Demand:
@@ -604,51 +413,3 @@ def _likely_tokens(request: Request) -> int:
     if request.operation not in ("chat", "completions"):
         return prompt
     return prompt + max(1, request.choices) * min(request.max_tokens or LIKELY_ANSWER, LIKELY_ANSWER)
-
-
-def _end_lease(call: Call, outcome: Outcome | None) -> None:
-    """Its slots are free, and the tokens are those that its vendors counted."""
-    lease, call.lease = call.lease, None
-    if lease is None:
-        return
-    attempts = outcome.job.attempts if outcome and outcome.job else []
-    if _settled(attempts):
-        lease.end(_tokens_used(attempts))
-    else:  # a vendor goes on working for a caller who has left
-        keep(asyncio.create_task(_end_when_settled(lease, attempts)))
-
-
-async def _end_when_settled(lease: Lease, attempts: Sequence[OpenAttempt]) -> None:
-    try:
-        while not _settled(attempts):  # noqa: ASYNC110 - rare, and nobody waits for it
-            await asyncio.sleep(UNATTENDED_LOOK_S)
-    finally:
-        lease.end(_tokens_used(attempts))
-
-
-def _settled(attempts: Sequence[OpenAttempt]) -> bool:
-    return all(attempt.outcome is not None for attempt in attempts)
-
-
-def _tokens_used(attempts: Sequence[OpenAttempt]) -> int:
-    return sum(attempt.usage.total_input + attempt.usage.total_output for attempt in attempts)
-
-
-def _json_usd(cost_pico: int | None) -> Raw | None:
-    """An exact JSON number; null where the price is not known, which is not 0."""
-    return None if cost_pico is None else Raw(_plain(cost_pico).encode())
-
-
-def _plain(cost_pico: int) -> str:
-    text = f"{to_usd(cost_pico):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _total_cost(attempts: Sequence[OpenAttempt]) -> int | None:
-    costs = [attempt.cost_pico for attempt in attempts if attempt.cost_pico is not None]
-    return sum(costs) if costs else None
-
-
-def _header(value: str) -> bytes:
-    """Names are the tenant's own: what a header cannot carry is replaced."""
-    return value.encode("ascii", "replace").replace(b"\r", b"?").replace(b"\n", b"?")

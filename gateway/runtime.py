@@ -18,7 +18,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.db.models import Min, Q, QuerySet
 
 from billing.budgets import BudgetFacts, Metric, Scope
-from billing.ledger import Ledger
+from billing.ledger import ADMISSION_DEADLINE_S, Ledger
 from billing.models import Budget, PriceVersion, RateLimit, Subscription
 from billing.pricing import PricedVersion, select
 from billing.spool import SPOOL_FOLDER, Spool
@@ -29,6 +29,7 @@ from gateway.content_log import ContentLogWriter
 from gateway.dispatch import Dispatcher
 from gateway.errors import InvalidApiKey, LedgerUnavailable
 from gateway.idempotency import IdempotentCalls
+from gateway.journal import Journal
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
 from gateway.pipeline import Limits, Pipeline
 from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
@@ -91,7 +92,7 @@ class PolicyStore:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _load_once(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
-        """Requests that miss together wait for one load."""
+        """Requests that miss together wait for one load, and no longer for it than for the ledger."""
         _, key = next(self._peppers.digests(credential))
         loading = self._loading.get(key)
         if loading is None:
@@ -99,7 +100,11 @@ class PolicyStore:
             loading = loop.run_in_executor(self._threads, self._load, credential)
             self._loading[key] = loading
             loading.add_done_callback(lambda _: self._loading.pop(key, None))
-        return await asyncio.shield(loading)
+        try:
+            async with asyncio.timeout(ADMISSION_DEADLINE_S):
+                return await asyncio.shield(loading)
+        except TimeoutError:
+            raise LedgerUnavailable("API keys cannot be checked at the moment.") from None
 
     def _load(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
         """In a thread: the token, and its tenant's policy as of now."""
@@ -336,8 +341,7 @@ class Runtime:
                 settings.BUDGET_PATIENCE_S,
             ),
             Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
-            request_log=self.request_log,
-            content_log=self.content_log,
+            journal=Journal(self.request_log, self.content_log),
             idempotent=self.idempotent,
             limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
         )

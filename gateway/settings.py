@@ -112,8 +112,20 @@ DATABASE_URL = env.str("DATABASE_URL", default="") or "postgresql://pointsman_sy
 REDIS_URL = env.str("REDIS_URL", default="") or "redis://127.0.0.1:1/0"
 
 
+# A server that vanishes without a word is noticed within seconds, in threads as well as on the hot path.
+_GIVES_UP = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms
+}
+
+
 def _database(url: str) -> dict[str, Any]:
-    return {**env.db_url_config(url), "ENGINE": "django.db.backends.postgresql", "CONN_HEALTH_CHECKS": True}
+    config = env.db_url_config(url)
+    options = {**_GIVES_UP, **config.get("OPTIONS", {})}
+    return {**config, "OPTIONS": options, "ENGINE": "django.db.backends.postgresql", "CONN_HEALTH_CHECKS": True}
 
 
 DATABASES = {

@@ -15,7 +15,7 @@ from tenants.models import ApiToken, Project, Tenant
 class GatewayProcess(models.Model):
     """A process that opens attempts. One whose heartbeat has stopped no longer settles what it left open."""
 
-    LOST_AFTER: ClassVar[timedelta] = timedelta(seconds=60)  # without a heartbeat; a dozen of them
+    LOST_AFTER: ClassVar[timedelta] = timedelta(seconds=30)  # without a heartbeat; half a dozen of them
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     label = models.CharField(max_length=200, help_text="Host and process number, for operators.")

@@ -204,9 +204,9 @@ def test_nothing_is_reaped_soon_after_postgresql_has_started(left_open: Open, db
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_postmaster_start_time()")
         (started_at,) = cursor.fetchone()
-    process(SECOND, started_at + 69 * SECOND)
-    assert "not been up" in reap(started_at + 69 * SECOND)["waiting"]
-    assert "waiting" not in reap(started_at + 71 * SECOND)
+    process(SECOND, started_at + 39 * SECOND)
+    assert "not been up" in reap(started_at + 39 * SECOND)["waiting"]
+    assert "waiting" not in reap(started_at + 41 * SECOND)
 
 
 def test_a_first_run_after_an_outage_waits_until_every_living_process_could_beat_again(

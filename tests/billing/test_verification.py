@@ -150,7 +150,7 @@ def test_an_attempt_left_open_by_nobody_is_found_when_the_reaper_should_have_bee
     alive = open_attempt(token, model, NOW - HOUR)
     GatewayProcess.objects.create(pk=alive.process_id, label="x", started_at=NOW, heartbeat_at=NOW)
     assert verify(now=NOW).holds
-    GatewayProcess.objects.update(heartbeat_at=NOW - timedelta(seconds=61))
+    GatewayProcess.objects.update(heartbeat_at=NOW - timedelta(seconds=31))
     assert str(alive.pk) in only_finding(now=NOW).examples[0]
 
 
