@@ -44,6 +44,7 @@ from gateway.idempotency import Call as Claimed
 from gateway.journal import Journal
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.providers.client import offers
+from gateway.stored_answers import StoredAnswers
 from gateway.wire.types import Chunk, Request
 from gateway.wire.verbs import StreamRenderer
 from tenants.ratelimit import Asked, LimitFacts, RateLimiter, Rule, rules_of, telling, that_may_hold
@@ -83,12 +84,14 @@ class Pipeline:
         balancer: Balancer,
         *,
         journal: Journal,
+        stored: StoredAnswers,
         idempotent: IdempotentCalls,
         limits: Limits,
     ) -> None:
         self._policies, self._limiter = policies, limiter
         self._dispatcher, self._balancer = dispatcher, balancer
-        self._journal, self._idempotent, self._limits = journal, idempotent, limits
+        self._journal, self._stored = journal, stored
+        self._idempotent, self._limits = idempotent, limits
         self._recent = RecentAnswers()
 
     async def run(self, call: Call) -> Answer:
@@ -129,6 +132,8 @@ class Pipeline:
             if request.operation == "count_tokens" and not _counts_tokens(model):
                 return self._estimated_count(call, request)
             job = asked.job = self._job(call, policy, token, request, model)
+            if request.continues is not None and len(job.targets) > 1:
+                job.go_first_to(await self._stored.first(job.targets, policy.id, request.continues))
             try:
                 if request.stream:
                     return await self._stream(call, asked, job)
@@ -279,6 +284,7 @@ class Pipeline:
         served = outcome.served = job.served
         assert served is not None  # noqa: S101 - whoever answered
         outcome.finish_reason = completion.finish_reason or ""
+        self._note_answer(job, completion.id)
         told = metadata(call, job, served, completion.dropped)
         body = call.answered = call.caller.render_completion(completion, told, job.request)
         content_type = JSON if completion.content_type is None else (JSON[0], header(completion.content_type))
@@ -302,9 +308,15 @@ class Pipeline:
         served = await self._dispatcher.open_stream(job)
         call.opened = time.perf_counter()
         outcome.served = served.attempt
+        self._note_answer(job, served.answer_id)
         headers = [*EVENT_STREAM, *answer_headers(call, job, served.attempt, served.dropped)]
         renderer = call.renderer = call.caller.open_stream(job.request)
         return StreamedAnswer(headers, self._events(call, served, renderer), lambda: self._abandon(call, served))
+
+    def _note_answer(self, job: Job, answer_id: str | None) -> None:
+        """Of several deployments, the one that a request must go back to that goes on from this answer."""
+        if answer_id and len(job.targets) > 1 and job.request.dialect == "openai_responses" and job.served is not None:
+            self._stored.note(job.tenant_id, answer_id, job.served.target)
 
     def _abandon(self, call: Call, served: AnyStream) -> None:
         """Its caller left before the first event could be sent."""

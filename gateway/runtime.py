@@ -42,6 +42,7 @@ from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
 from gateway.providers.transport import Transport
 from gateway.request_log import RequestLogWriter
+from gateway.stored_answers import StoredAnswers
 from tenants import tokens
 from tenants.crypto import IDEMPOTENT_ANSWER, DecryptionFailed, Keyring
 from tenants.models import ApiToken, Tenant
@@ -342,6 +343,7 @@ class Runtime:
             ),
             Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
             journal=Journal(self.request_log, self.content_log),
+            stored=StoredAnswers(self.redis),
             idempotent=self.idempotent,
             limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
         )

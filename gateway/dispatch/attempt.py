@@ -68,6 +68,11 @@ class Job:
     def __post_init__(self) -> None:
         self.untried = deque(self.targets)
 
+    def go_first_to(self, targets: Sequence[Target]) -> None:
+        """Another order, before any has been tried."""
+        self.targets = targets
+        self.untried = deque(targets)
+
     @property
     def fallback_used(self) -> bool:
         """Whether another target than the first answers."""

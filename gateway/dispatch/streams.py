@@ -34,6 +34,7 @@ class ServedStream:
     Iterating yields the chunks of one block at a time and settles the attempt at the end; ``close`` is for
     whoever stops reading earlier. ``rescue`` finds the rest of a stream that broke off (None: nobody can complete
     it). Raises ProviderError for an answer that has to stay incomplete.
+    ``answer_id`` is what the first vendor calls it.
     ``rescues`` says what it did, for the metadata; ``dropped`` names the knobs the vendor does not have.
     """
 
@@ -51,6 +52,7 @@ class ServedStream:
         self.delivered = Delivered(job.request)
         self.dropped = dropped
         self.rescues: list[dict[str, Any]] = []
+        self.answer_id = next((chunk.id for chunk in first if chunk.id), None)
         self._source = source
         self._first: list[Chunk] | None = first
         self._rescue = rescue
@@ -128,6 +130,10 @@ class DrainedStream:
     @property
     def attempt(self) -> OpenAttempt:
         return self._stream.attempt
+
+    @property
+    def answer_id(self) -> str | None:
+        return self._stream.answer_id
 
     @property
     def delivered(self) -> Delivered:

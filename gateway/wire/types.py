@@ -195,6 +195,7 @@ class Request(Struct):
     the JSON that holds it): the base of the token estimate used before a vendor reports usage.
     ``affinity`` names what keeps a conversation with the deployment that holds its prompt cache or can read its
     encrypted reasoning (None: any will do); a session id the caller gives goes before it.
+    ``continues`` is the id of an earlier answer, stored with whoever gave it, that this request goes on from.
     ``vendor_headers`` are the caller's that belong to its dialect and go on to vendors of the same one.
     ``upload`` is a body that is not JSON (a form with a file), with its content type; ``fields`` are then the
     form's text fields as JSON strings.
@@ -213,6 +214,7 @@ class Request(Struct):
     extensions: Extensions
     operation: Operation = "chat"
     affinity: str | None = None
+    continues: str | None = None
     upload: "Upload | None" = None
     vendor_headers: Mapping[str, str] = {}
     _conversation: Conversation | None = None

@@ -1,6 +1,7 @@
 """Several deployments of one model: shares, conversations that stay, and what one deployment's failure costs."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ def declaration(url: str) -> str:
         f'      - {{name: {name}, kind: openai-compatible, base_url: "{url}/v1", api_key: "sk-{name}", weight: {weight}}}'
         for name, weight in (("eu", 1), ("us", 3), ("spare", 0))
     )
+    for name in ("asia", "africa"):
+        providers += f'\n      - {{name: {name}, kind: openai-responses, base_url: "{url}/v1", api_key: "sk-{name}"}}'
     price = "price: {input: 1, output: 2}"
     return f"""
 tenants:
@@ -31,6 +34,7 @@ tenants:
       - {{name: shared, provider: eu, vendor_model: shared-tok8, balancing: weighted, {price}, deployments: [{{provider: us}}, {{provider: spare}}]}}
       - {{name: lame, provider: us, vendor_model: lame-503, balancing: weighted, {price}, deployments: [{{provider: spare, vendor_model: sound-tok8}}]}}
       - {{name: second, provider: eu, vendor_model: second-503, {price}, deployments: [{{provider: us, vendor_model: second-tok8}}]}}
+      - {{name: stored, provider: asia, vendor_model: stored-tok8, balancing: weighted, {price}, deployments: [{{provider: africa}}]}}
       - {{name: blind, provider: eu, vendor_model: blind-tok8, {price}, capabilities: [tools], fallbacks: [sighted]}}
       - {{name: sighted, provider: eu, vendor_model: sighted-tok8, {price}, capabilities: [tools, vision]}}
       - {{name: seeing, provider: eu, vendor_model: seeing-503, {price}, capabilities: [vision], fallbacks: [blind, sighted]}}
@@ -109,3 +113,22 @@ def test_a_fallback_that_cannot_take_the_content_is_left_out(client):
     answer = client.chat.completions.create(model="seeing", messages=IMAGE)
     told = answer.model_extra["x-gateway"]
     assert [attempt["model"] for attempt in told["attempts"] if attempt["model"] != "seeing"] == ["sighted"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_gone_on_from_is_found_where_it_is_stored(client, stream):
+    def ask(**more) -> tuple[str, str]:
+        """(id of the answer, who gave it)"""
+        raw = client.responses.with_raw_response.create(model="stored", input="hello", stream=stream, **more)
+        answer = raw.parse()
+        if stream:
+            answer = list(answer)[-1].response
+        return answer.id, raw.headers["x-gateway-provider"]
+
+    homes = set()
+    for _ in range(8):
+        answer_id, home = ask()
+        time.sleep(0.05)  # it is written down beside the traffic
+        assert {ask(previous_response_id=answer_id)[1] for _ in range(3)} == {home}
+        homes.add(home)
+    assert homes == {"asia", "africa"}

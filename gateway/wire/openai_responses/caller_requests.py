@@ -46,6 +46,7 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> Request:
         input_chars=input_chars,
         extensions=take_extensions(fields, headers),
         affinity=_affinity(outline, fields),
+        continues=outline.previous_response_id,
     )
 
 
