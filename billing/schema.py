@@ -154,7 +154,8 @@ BEGIN
         ELSE a.held_requests END) AS back,
       sum(CASE b.metric WHEN 'usd' THEN coalesce(s.cost_usd, 0) WHEN 'tokens' THEN s.input_tokens
         + s.cached_input_tokens + s.cache_write_5m_tokens + s.cache_write_1h_tokens + s.output_tokens
-        + s.reasoning_tokens + s.audio_input_tokens + s.audio_output_tokens ELSE a.held_requests END) AS used
+        + s.reasoning_tokens + s.audio_input_tokens + s.audio_output_tokens
+        ELSE CASE WHEN s.error_code = 'not_sent' THEN 0 ELSE a.held_requests END END) AS used
     FROM billing_attempt a
     JOIN billing_settlement s ON s.attempt_id = a.id
     CROSS JOIN unnest(a.budget_periods) AS u(period)

@@ -75,7 +75,8 @@ line AS NOT MATERIALIZED (
   LATERAL (VALUES
     ('usd', coalesce(s.cost_usd, 0), coalesce(a.held_usd, 0)),
     ('tokens', s.tokens::numeric, coalesce(a.held_tokens, 0)::numeric),
-    ('requests', a.held_requests::numeric, a.held_requests::numeric)) amounts(metric, spent, held)
+    ('requests', CASE WHEN s.error_code = 'not_sent' THEN 0 ELSE a.held_requests END::numeric,
+      a.held_requests::numeric)) amounts(metric, spent, held)
   GROUP BY 1, 2)
 """
 

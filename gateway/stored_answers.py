@@ -29,7 +29,7 @@ class StoredAnswers:
                 found = await self._redis.get(_key(tenant_id, answer_id))
         except (RedisError, OSError, TimeoutError):
             found = None
-        home = found.decode() if found else None
+        home = found.decode() if isinstance(found, bytes) else None
         return sorted(targets, key=lambda target: target.circuit != home)
 
     def note(self, tenant_id: str, answer_id: str, target: Target) -> None:

@@ -210,13 +210,13 @@ async def test_patience_ends_with_what_is_left_or_a_refusal(ledger: Ledger, char
 
 
 async def test_what_was_never_sent_is_given_back(ledger: Ledger, charged: Charged) -> None:
-    limit = budget(charged, "1.00")
-    attempt = asking(charged, limit)
+    limit, count = budget(charged, "1.00"), budget(charged, 1, "requests")
+    attempt = asking(charged, limit, count)
     await ledger.admit(attempt)
     assert state(charged, limit) == (0, usd(20))
     ledger._withdrawn.append(attempt.id)
     await ledger._withdraw()
-    assert state(charged, limit) == (0, 0)
+    assert (state(charged, limit), state(charged, count)) == ((0, 0), (0, 0))
 
 
 async def test_a_stale_attempt_holds_nothing(ledger: Ledger, charged: Charged) -> None:

@@ -25,9 +25,10 @@ OPEN = {
     "admin/(?P<url>.*)$": "tells anybody only that a page is unknown",
 }
 COMMANDS = {
-    "add_provider", "apply", "check_provider", "conformance", "create_tenant", "doctor", "down", "export_ledger", "import_prices",
+    "add_provider", "apply", "build_router_features", "check_provider", "classify", "conformance", "create_tenant",
+    "doctor", "down", "export_ledger", "import_prices",
     "issue_token", "migrate", "prepare", "reap", "reconcile", "reprice", "retention", "revoke_token", "rollup",
-    "rotate_master_key", "send_alerts", "serve", "up", "verify_ledger",
+    "rotate_master_key", "routerlab", "send_alerts", "serve", "up", "verify_ledger",
 }  # fmt: skip
 
 
@@ -73,5 +74,5 @@ def test_every_page_carries_a_strict_content_security_policy(gateway: GatewayPro
 
 def test_every_command_is_known() -> None:
     assert {
-        name for name, app in get_commands().items() if app in {"gateway", "tenants", "billing", "audit"}
+        name for name, app in get_commands().items() if app in {"gateway", "tenants", "billing", "routing", "audit"}
     } == COMMANDS

@@ -1,0 +1,314 @@
+"""The router that learns: which model answers a request, why, and with what probability it was chosen.
+
+The gateway and ``manage.py routerlab`` run this very class. It holds no lock and reads no clock; one applier calls
+``learn`` in the order of the labels, and readers take what ``to_bytes`` gives.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from routing.decision import Decision, Exploration, Label, Ranked
+from routing.features import FeatureSpace, RequestFeatures, Vector
+from routing.regression import Posterior
+from routing.scores import Candidate, Experience, Taste, penalties
+
+STATE_VERSION = 1
+UNKNOWN_QUALITY = 0.7
+
+
+class UnreadableState(ValueError):
+    """Bytes that are no state of this version."""
+
+
+class EngineSettings(msgspec.Struct, frozen=True):
+    """The constants of the engine; standard deviations are on the 0-1 scale of quality."""
+
+    shared_sd: tuple[float, float, float, float] = (0.3, 0.2, 0.1, 0.3)
+    own_sd: tuple[float, float, float] = (0.05, 0.03, 0.05)
+    published_sd: float = 0.08
+    unpublished_sd: float = 0.2
+    priced_sd: float = 0.12
+    quality_per_price_decade: float = 0.1
+    prior_scales: tuple[float, ...] = (1.0,)  # (.5, 1, 2, 4) averages over widths; pays from about 1,000 labels
+    kept_per_label: float = 0.995
+    thompson_shrink: float = 0.7
+    hopeless_margin: float = 0.15
+    draws: int = 200
+    judge_sd: float = 0.12
+    change_threshold: float = 5.0
+    change_slack: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What one label did."""
+
+    expected: float
+    surprise: float
+    changed: bool
+
+
+@dataclass(slots=True)
+class Engine:
+    """Beliefs about the models of one pool."""
+
+    space: FeatureSpace
+    settings: EngineSettings
+    models: list[str]
+    posterior: Posterior
+    experience: Experience = field(default_factory=Experience)
+    version: int = 0
+    drops: dict[str, float] = field(default_factory=dict)
+    reopened: dict[str, int] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def begin(
+        cls,
+        models: Sequence[str],
+        *,
+        published: Mapping[str, float] | None = None,
+        prices: Mapping[str, float] | None = None,
+        space: FeatureSpace | None = None,
+        settings: EngineSettings | None = None,
+    ) -> "Engine":
+        """An engine without labels.
+
+        ``published`` are scores (0-1) of the models that have any. Of the others, ``prices`` (in any one unit) tell
+        something: dearer models are better as a rule. Without either, all are taken for equal.
+        """
+        space, settings = space or FeatureSpace(), settings or EngineSettings()
+        known = {model: quality for model, quality in (published or {}).items() if model in models}
+        usual = float(np.mean(list(known.values()))) if known else UNKNOWN_QUALITY
+        bias, task, cell, rest = settings.shared_sd
+        means, sds = [np.eye(1, space.size)[0] * usual], [space.by_block(bias=bias, task=task, cell=cell, rest=rest)]
+        hints = _hints_of_prices(models, known, usual, prices or {}, settings.quality_per_price_decade)
+        for model in models:
+            hinted = settings.priced_sd if model in hints and model not in known else None
+            mean, sd = cls._block(space, settings, usual, known.get(model, hints.get(model)), hinted)
+            means.append(mean)
+            sds.append(sd)
+        posterior = Posterior.begin(np.concatenate(means), np.concatenate(sds), space.size, settings.prior_scales)
+        return cls(space, settings, list(models), posterior)
+
+    def __post_init__(self) -> None:
+        self._places = {model: place for place, model in enumerate(self.models)}
+
+    def decide(
+        self,
+        features: RequestFeatures,
+        candidates: Sequence[Candidate],
+        *,
+        taste: Taste,
+        explore: Exploration = Exploration.NONE,
+        rng: np.random.Generator | None = None,
+    ) -> Decision:
+        """Rank the candidates for a request.
+
+        Without exploration there is no randomness. Raises ValueError without candidates or, when exploring, without
+        ``rng``; KeyError for a candidate that is not in the pool.
+        """
+        if not candidates:
+            raise ValueError("no candidate is left to choose from")
+        places = [self._places[one.model] for one in candidates]
+        believed = self.posterior.combined()
+        mean, sd = believed.expected(features.vector)
+        mean, sd = mean[places], sd[places]
+        costs = self.experience.costs(features, candidates)
+        lost = penalties(taste, costs, self.experience.log_latencies(candidates))
+        scores = mean - lost
+        best = int(scores.argmax())
+        odds = np.zeros(len(candidates))
+        odds[best] = 1.0
+        chosen, challenger, challenger_odds = best, None, None
+        if explore is not Exploration.NONE and len(candidates) > 1:
+            if rng is None:
+                raise ValueError("exploring needs a random generator")
+            drawn = believed.draws(features.vector, self.settings.draws, self.settings.thompson_shrink, rng)
+            drawn = drawn[:, places] - lost
+            drawn[:, scores + 1.96 * sd < scores[best] - self.settings.hopeless_margin] = -np.inf
+            if explore is Exploration.SHADOW:
+                drawn[:, best] = -np.inf
+                if np.isfinite(drawn[0]).any():
+                    odds_of_pair = self._odds(drawn)
+                    picked = int(rng.choice(len(candidates), p=odds_of_pair))
+                    challenger, challenger_odds = candidates[picked].model, float(odds_of_pair[picked])
+            else:
+                odds = self._odds(drawn)
+                chosen = int(rng.choice(len(candidates), p=odds))
+        after = sorted((place for place in range(len(candidates)) if place != chosen), key=lambda place: -scores[place])
+        order = tuple(
+            Ranked(candidates[i].model, float(mean[i]), float(sd[i]), float(costs[i]), float(lost[i]), float(odds[i]))
+            for i in (chosen, *after)
+        )
+        return Decision(order, chosen != best, challenger, challenger_odds)
+
+    def forecast(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate]) -> tuple[Vector, Vector]:
+        """Expected quality and cost (USD per 1,000 requests) of many requests (rows) by candidate (columns)."""
+        places = [self._places[one.model] for one in candidates]
+        vectors = np.stack([features.vector for features in requests])
+        means: Vector = vectors @ self.posterior.combined().mean[places].T
+        return means, np.stack([self.experience.costs(features, candidates) for features in requests])
+
+    def learn(self, label: Label) -> Learned:
+        """Apply one label. Raises KeyError for a model that is not in the pool."""
+        place = self._places[label.model]
+        extra = self.settings.judge_sd**2 if label.rater_variance is None else label.rater_variance
+        foretold = self.posterior.update(place, label.vector, label.value, extra_variance=extra)
+        self.posterior.forget(self.settings.kept_per_label)
+        self.version += 1
+        surprise = foretold.surprise(label.value)
+        return Learned(foretold.mean, surprise, self._watch(label.model, surprise))
+
+    def observe(self, model: str, task: str, output_tokens: int, latency_s: float | None = None) -> None:
+        """Take any answer, judged or not, into the averages of output length and latency."""
+        self.experience.observe(model, task, output_tokens, latency_s)
+
+    def add_model(self, model: str, *, published: float | None = None, sd: float | None = None) -> None:
+        """Let a new model in: it starts from what is known of all. Raises ValueError when it is in already."""
+        if model in self._places:
+            raise ValueError(f"{model} is in the pool already")
+        usual = float(self.posterior.combined().mean[:, 0].mean())
+        self.posterior = self.posterior.with_model(*self._block(self.space, self.settings, usual, published, sd))
+        self._places[model] = len(self.models)
+        self.models.append(model)
+
+    def reopen(self, model: str) -> None:
+        """The model may have changed (its version did, or its answers): keep the mean, be unsure again."""
+        self.posterior.reopen(self._places[model])
+        self.drops[model] = 0.0
+        self.reopened[model] = self.version
+
+    def to_bytes(self) -> bytes:
+        """The whole state; equal states give equal bytes."""
+        posterior = self.posterior
+        triangle = np.triu_indices(posterior.mean.shape[1])
+        stored = _Stored(
+            version=STATE_VERSION,
+            tasks=self.space.tasks,
+            complexities=self.space.complexities,
+            settings=self.settings,
+            models=self.models,
+            labels_applied=self.version,
+            labels=posterior.labels,
+            mean=posterior.mean.tobytes(),
+            covariance=np.ascontiguousarray(posterior.covariance[:, triangle[0], triangle[1]]).tobytes(),
+            prior_variance=posterior.prior_variance.tobytes(),
+            log_weight=posterior.log_weight.tobytes(),
+            squared_residuals=posterior.squared_residuals.tobytes(),
+            output_tokens=[(model, task, *known) for (model, task), known in self.experience.output_tokens.items()],
+            log_latency=self.experience.log_latency,
+            drops=self.drops,
+            reopened=self.reopened,
+        )
+        return zlib.compress(msgspec.msgpack.encode(stored), 1)
+
+    @classmethod
+    def from_bytes(cls, state: bytes) -> "Engine":
+        """The engine that ``to_bytes`` wrote. Raises UnreadableState for anything else or for another version."""
+        try:
+            stored = msgspec.msgpack.decode(zlib.decompress(state), type=_Stored)
+        except (zlib.error, msgspec.DecodeError) as exc:
+            raise UnreadableState(f"this is no state of a router: {exc}") from None
+        if stored.version != STATE_VERSION:
+            raise UnreadableState(f"the state has version {stored.version}; this code reads {STATE_VERSION}")
+        space, scales = FeatureSpace(stored.tasks, stored.complexities), np.array(stored.settings.prior_scales)
+        posterior = Posterior(
+            width=space.size,
+            scales=scales,
+            mean=_array(stored.mean, len(scales)),
+            covariance=_symmetric(_array(stored.covariance, len(scales)), (len(stored.models) + 1) * space.size),
+            prior_variance=_array(stored.prior_variance, len(scales)),
+            log_weight=_array(stored.log_weight, len(scales)).ravel(),
+            squared_residuals=_array(stored.squared_residuals, len(scales)).ravel(),
+            labels=stored.labels,
+        )
+        experience = Experience(
+            {(model, task): (a, n) for model, task, a, n in stored.output_tokens}, stored.log_latency
+        )
+        return cls(
+            space,
+            stored.settings,
+            stored.models,
+            posterior,
+            experience,
+            version=stored.labels_applied,
+            drops=stored.drops,
+            reopened=stored.reopened,
+        )
+
+    def _watch(self, model: str, surprise: float) -> bool:
+        """Sum up how far a model stays under what is expected of it; re-open it when that is too much for chance."""
+        drop = max(0.0, self.drops.get(model, 0.0) - surprise - self.settings.change_slack)
+        self.drops[model] = drop
+        if drop <= self.settings.change_threshold:
+            return False
+        self.reopen(model)
+        return True
+
+    @staticmethod
+    def _odds(drawn: Vector) -> Vector:
+        """How often each candidate comes out first, none under 1 / (50 x candidates); they sum to 1."""
+        count = drawn.shape[1]
+        wins = np.bincount(drawn.argmax(axis=1), minlength=count) / len(drawn)
+        allowed = np.isfinite(drawn[0])
+        odds = np.where(allowed, np.maximum(wins, 1.0 / (50 * count)), 0.0)
+        floored: Vector = odds / odds.sum()
+        return floored
+
+    @staticmethod
+    def _block(
+        space: FeatureSpace, settings: EngineSettings, usual: float, published: float | None, sd: float | None
+    ) -> tuple[Vector, Vector]:
+        task, cell, rest = settings.own_sd
+        bias = sd or (settings.unpublished_sd if published is None else settings.published_sd)
+        mean = np.zeros(space.size)
+        mean[0] = 0.0 if published is None else published - usual
+        return mean, space.by_block(bias=bias, task=task, cell=cell, rest=rest)
+
+
+def _hints_of_prices(
+    models: Sequence[str], known: Mapping[str, float], usual: float, prices: Mapping[str, float], slope: float
+) -> dict[str, float]:
+    """Quality to expect by price: ``slope`` for a factor of ten, through the middle of the published models, if any."""
+    logs = {model: float(np.log10(prices[model])) for model in models if prices.get(model, 0.0) > 0}
+    anchors = [logs[model] for model in known if model in logs] or list(logs.values())
+    if not anchors:
+        return {}
+    middle = float(np.mean(anchors))
+    return {model: usual + slope * (log - middle) for model, log in logs.items()}
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    version: int
+    tasks: tuple[str, ...]
+    complexities: tuple[str, ...]
+    settings: EngineSettings
+    models: list[str]
+    labels_applied: int
+    labels: int
+    mean: bytes
+    covariance: bytes
+    prior_variance: bytes
+    log_weight: bytes
+    squared_residuals: bytes
+    output_tokens: list[tuple[str, str, float, int]]
+    log_latency: dict[str, float]
+    drops: dict[str, float]
+    reopened: dict[str, int]
+
+
+def _array(stored: bytes, rows: int) -> Vector:
+    return np.frombuffer(stored, np.float64).reshape(rows, -1).copy()
+
+
+def _symmetric(triangles: Vector, size: int) -> Vector:
+    full = np.zeros((len(triangles), size, size))
+    above = np.triu_indices(size)
+    full[:, above[0], above[1]] = triangles
+    full[:, above[1], above[0]] = triangles
+    return full

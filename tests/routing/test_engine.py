@@ -1,0 +1,151 @@
+"""The router's engine: what it decides, what it learns and that replicas agree."""
+
+import numpy as np
+import pytest
+
+from routing.decision import Exploration, Label
+from routing.engine import Engine, EngineSettings, UnreadableState
+from routing.features import FeatureSpace, RequestFeatures
+from routing.scores import Candidate, Taste
+
+MODELS = ("small", "middle", "large")
+CANDIDATES = tuple(Candidate(model, price, price * 4) for model, price in zip(MODELS, (0.1, 1.0, 10.0), strict=True))
+QUALITY = {"small": 0.5, "middle": 0.7, "large": 0.9}
+SPACE = FeatureSpace()
+
+
+def request(text: str = "What is the capital of France?", task: str = "qa") -> RequestFeatures:
+    return SPACE.features(text, task, "simple")
+
+
+def a_taught_engine(labels: int = 120, *, seed: int = 0, settings: EngineSettings | None = None) -> Engine:
+    engine, rng = Engine.begin(MODELS, settings=settings), np.random.default_rng(seed)
+    for number in range(labels):
+        model = MODELS[number % 3]
+        engine.learn(Label(model, request(f"question {number}").vector, QUALITY[model] + rng.normal(0, 0.1)))
+        engine.observe(model, "qa", 100 + number, 0.5)
+    return engine
+
+
+def test_the_best_is_served_when_nothing_is_explored_and_the_reason_says_so():
+    decision = a_taught_engine().decide(request(), CANDIDATES, taste=Taste())
+    assert [one.model for one in decision.order] == ["large", "middle", "small"]
+    assert decision.propensity == 1.0 and not decision.exploratory
+    assert decision.reason.startswith("large: expected quality 0.") and "ahead of middle" in decision.reason
+
+
+def test_cost_decides_when_it_weighs_enough():
+    decision = a_taught_engine().decide(request(), CANDIDATES, taste=Taste(cost_weight=10.0))
+    assert decision.model == "small"
+    assert decision.order[0].cost < decision.order[-1].cost
+
+
+def test_a_decision_is_the_same_for_the_same_generator():
+    engine = a_taught_engine(9)
+    made = [
+        engine.decide(request(), CANDIDATES, taste=Taste(), explore=Exploration.SERVED, rng=np.random.default_rng(7))
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]
+
+
+def test_propensities_sum_to_one_and_are_how_often_a_model_is_chosen():
+    engine, rng = Engine.begin(MODELS), np.random.default_rng(1)
+    chosen, expected = dict.fromkeys(MODELS, 0), dict.fromkeys(MODELS, 0.0)
+    for _ in range(3_000):
+        decision = engine.decide(request(), CANDIDATES, taste=Taste(), explore=Exploration.SERVED, rng=rng)
+        assert sum(one.propensity for one in decision.order) == pytest.approx(1.0)
+        assert min(one.propensity for one in decision.order) >= 1 / 160
+        chosen[decision.model] += 1
+        for one in decision.order:
+            expected[one.model] += one.propensity
+    for model in MODELS:
+        assert chosen[model] == pytest.approx(expected[model], abs=4.5 * np.sqrt(3_000 / 4))
+
+
+def test_a_hopeless_model_is_not_explored():
+    engine = Engine.begin(MODELS)
+    for number in range(200):
+        engine.learn(Label(MODELS[number % 3], request().vector, (0.0, 0.85, 0.9)[number % 3], 0.0))
+    decision = engine.decide(
+        request(), CANDIDATES, taste=Taste(), explore=Exploration.SERVED, rng=np.random.default_rng(0)
+    )
+    assert {one.model: one.propensity for one in decision.order}["small"] == 0.0
+
+
+def test_a_shadow_pair_serves_the_best_and_never_challenges_it_with_itself():
+    engine, rng = a_taught_engine(6), np.random.default_rng(2)
+    for _ in range(50):
+        decision = engine.decide(request(), CANDIDATES, taste=Taste(), explore=Exploration.SHADOW, rng=rng)
+        assert not decision.exploratory and decision.propensity == 1.0
+        assert decision.challenger not in (None, decision.model)
+        assert 0 < decision.challenger_propensity <= 1
+
+
+def test_replicas_that_apply_the_same_labels_agree_bit_for_bit():
+    assert a_taught_engine().to_bytes() == a_taught_engine().to_bytes()
+
+
+def test_a_state_that_was_stored_goes_on_exactly_as_the_one_that_was_not():
+    settings = EngineSettings(prior_scales=(0.5, 1.0, 2.0))
+    engine = a_taught_engine(50, settings=settings)
+    restored = Engine.from_bytes(engine.to_bytes())
+    for one in (engine, restored):
+        one.learn(Label("small", request("and then?").vector, 0.9))
+        one.add_model("newcomer", published=0.8)
+    assert restored.to_bytes() == engine.to_bytes()
+    assert restored.version == 51
+
+
+@pytest.mark.parametrize("state", [b"", b"nonsense", Engine.begin(MODELS).to_bytes()[:-9]])
+def test_bytes_that_are_no_state_are_refused(state):
+    with pytest.raises(UnreadableState):
+        Engine.from_bytes(state)
+
+
+def test_a_new_model_borrows_what_is_known_of_all():
+    engine = a_taught_engine(300)
+    engine.add_model("newcomer")
+    mean, sd = engine.posterior.combined().expected(request().vector)
+    assert mean[3] == pytest.approx(0.7, abs=0.15)
+    assert sd[3] > 1.5 * sd[:3].max()
+    with pytest.raises(ValueError, match="already"):
+        engine.add_model("newcomer")
+
+
+def test_dearer_models_are_expected_to_be_better_only_until_something_better_is_known():
+    prices = {"small": 0.1, "middle": 1.0, "large": 10.0}
+    blank = Engine.begin(MODELS, prices=prices)
+    assert blank.decide(request(), CANDIDATES, taste=Taste()).model == "large"
+    told = Engine.begin(MODELS, prices=prices, published={"small": 0.9, "large": 0.5})
+    assert told.decide(request(), CANDIDATES, taste=Taste()).model == "small"
+
+
+def drops_after(labels: list[float]) -> list[int]:
+    engine = Engine.begin(MODELS)
+    return [
+        number
+        for number, value in enumerate(labels)
+        if engine.learn(Label(MODELS[number % 3], request().vector, value)).changed
+    ]
+
+
+def test_a_model_that_breaks_is_noticed_and_chance_seldom_raises_an_alarm():
+    noticed, false_alarms = [], 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        steady = (rng.random(300) < 0.85).astype(float)
+        broken = steady.copy()
+        broken[150::3] *= rng.random(50) < 0.4
+        false_alarms += len(drops_after(list(steady)))
+        noticed.append(any(150 <= number < 330 for number in drops_after(list(broken))))
+    assert sum(noticed) >= 11
+    assert false_alarms / (12 * 300) <= 0.02
+
+
+def test_there_is_no_decision_without_candidates_or_without_chance_to_explore():
+    engine = Engine.begin(MODELS)
+    with pytest.raises(ValueError, match="no candidate"):
+        engine.decide(request(), [], taste=Taste())
+    with pytest.raises(ValueError, match="random"):
+        engine.decide(request(), CANDIDATES, taste=Taste(), explore=Exploration.SERVED)
