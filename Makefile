@@ -12,7 +12,7 @@ down: $(VENV)/.run
 	@$(PYTHON) manage.py down
 
 test: $(VENV)/.dev
-	$(PYTHON) -m pytest -n auto
+	$(PYTHON) -m pytest -n auto --dist loadscope
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

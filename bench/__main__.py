@@ -29,6 +29,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, metavar="N", help="requests at 32 connections, in all rounds together")
     parser.add_argument("--quick", action="store_true", help="small rounds: shows that it works rather than how fast")
     parser.add_argument("--json", action="store_true", help="print JSON, with the numbers of each round")
+    parser.add_argument(
+        "--budgets", action="store_true", help="with three nested budgets, two rate limits and an alert rule on"
+    )
     parser.add_argument("--django-view", action="store_true", help="also the same pipeline behind a Django async view")
     parser.add_argument("--litellm", action="store_true", help="also LiteLLM's proxy (installs it at the first use)")
     return parser.parse_args()
@@ -49,7 +52,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> dict[s
         stack.callback(vendor.stop)
         load = LoadProcess(cores.rest)
         stack.callback(load.stop)
-        installation.declare(vendor.base_url)
+        installation.declare(vendor.base_url, budgets=options.budgets)
         compared = _compared(options, vendor, installation, logs, say)
         measurement = Measurement(load, volume, installation)
         for server in compared:
@@ -72,6 +75,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> dict[s
             values=measurement.values,
             expected=measurement.expected_books(),
             found=installation.books(),
+            most_cpu=2.8 if options.budgets else 2.5,
         )
 
 

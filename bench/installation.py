@@ -22,6 +22,19 @@ MODELS = ("fixed", "burst", "paced")
 INPUT_USD, OUTPUT_USD = Decimal("0.15"), Decimal("0.60")  # per million tokens
 NEVER_REACHED = 2_000_000_000  # requests per minute
 
+LIMITED = {
+    "budgets": [
+        {"name": "tenant", "scope": "tenant", "limit": {"usd": "1000000"}, "period": "month"},
+        {"name": "project", "scope": "project", "of": "bench", "limit": {"tokens": 10**11}, "period": "day"},
+        {"name": "token", "scope": "token", "of": "bench", "limit": {"usd": "100000"}, "period": "month"},
+    ],
+    "limits": [
+        {"scope": "token", "of": "bench", "tokens_per_minute": 10**12},
+        {"scope": "project", "of": "bench", "requests_per_minute": NEVER_REACHED, "concurrent": 10_000},
+    ],
+    "alert_rules": [{"name": "spend", "kind": "budget", "budget": "tenant"}],
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Books:
@@ -72,8 +85,9 @@ class Installation:
         mounts = [mount for mount in psutil.disk_partitions(all=True) if self.data_dir.is_relative_to(mount.mountpoint)]
         return max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "unknown"
 
-    def declare(self, vendor_url: str) -> None:
-        """One tenant whose models lead to the vendor, with prices, and a token whose limit is checked but never met."""
+    def declare(self, vendor_url: str, *, budgets: bool = False) -> None:
+        """One tenant whose models lead to the vendor, with prices, and a token whose limit is checked but never met;
+        with ``budgets`` also three nested ones, limits and an alert rule, of which none is ever met either."""
         price = {"input": str(INPUT_USD), "output": str(OUTPUT_USD)}
         provider = {"name": "vendor", "kind": "openai-compatible", "base_url": vendor_url, "api_key": "sk-bench"}
         token = {
@@ -90,6 +104,8 @@ class Installation:
             "models": [{"name": name, "provider": "vendor", "price": price} for name in MODELS],
             "tokens": [token],
         }
+        if budgets:
+            tenant |= LIMITED
         path = self.data_dir / "bench.yaml"
         path.write_text(json.dumps({"tenants": [tenant]}))  # JSON is YAML too
         self._manage("apply", str(path))
