@@ -12,6 +12,7 @@ from tests.e2e.conftest import TOKEN, VENDORS
 from tests.e2e.gateway_process import GatewayProcess
 from tests.provision import ROOT
 
+UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")
 HERE = Path(__file__).parent / "js"
 TEXT = " ".join(f"tok{number}" for number in range(1, 9))
 
@@ -29,9 +30,12 @@ def installed() -> Path:
         shutil.copy(HERE / "package.json", folder)
         command = ["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
         try:
-            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
-        except (subprocess.SubprocessError, OSError):
-            pytest.skip("the JavaScript SDKs cannot be installed here: no package registry")
+            installing = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            pytest.skip("the package registry has not answered within two minutes")
+        if any(code in installing.stderr for code in UNREACHABLE):
+            pytest.skip("no package registry can be reached from this machine")
+        assert installing.returncode == 0, installing.stderr
         done.write_text(wanted)
     shutil.copy(HERE / "clients.mjs", folder)
     return folder
