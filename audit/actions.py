@@ -40,6 +40,18 @@ class Action(StrEnum):
     CIRCUIT_TRIPPED = "circuit.tripped"
     CIRCUIT_RESET = "circuit.reset"
 
+    ROUTING_CREATED = "routing.created"
+    ROUTING_CHANGED = "routing.changed"
+    STRATEGY_CREATED = "strategy.created"
+    STRATEGY_CHANGED = "strategy.changed"
+    STRATEGY_REMOVED = "strategy.removed"
+    PUBLISHED_SCORE_CREATED = "published_score.created"
+    PUBLISHED_SCORE_CHANGED = "published_score.changed"
+    PUBLISHED_SCORE_REMOVED = "published_score.removed"
+    PUBLISHED_SCORES_IMPORTED = "published_scores.imported"
+
+    AUDIT_REMOVED = "audit.removed"
+
     LEDGER_REPRICED = "ledger.repriced"
     CONTENT_READ = "request_content.read"
 
@@ -59,9 +71,18 @@ class Action(StrEnum):
     SUBSCRIPTION_CHANGED = "subscription.changed"
     SUBSCRIPTION_REMOVED = "subscription.removed"
 
+    METER_EVENT_CONFIRMED = "meter_event.confirmed"
+    METER_EVENT_REPEATED = "meter_event.repeated"
+
     ALERT_CHANNEL_CREATED = "alert_channel.created"
     ALERT_CHANNEL_CHANGED = "alert_channel.changed"
     ALERT_CHANNEL_REMOVED = "alert_channel.removed"
     ALERT_RULE_CREATED = "alert_rule.created"
     ALERT_RULE_CHANGED = "alert_rule.changed"
     ALERT_RULE_REMOVED = "alert_rule.removed"
+
+    EXPERIMENT_CREATED = "experiment.created"
+    EXPERIMENT_ENDED = "experiment.ended"
+    RAMP_CREATED = "ramp.created"
+    RAMP_CHANGED = "ramp.changed"
+    RAMP_ENDED = "ramp.ended"

@@ -37,6 +37,30 @@ class AuditEvent(models.Model):
         return f"{self.action} {self.object_label or self.object_id}"
 
 
+class AuditCheckpoint(models.Model):
+    """Where a chain begins since its oldest events were removed: at the event after ``sequence``, whose predecessor's
+    digest this was. Written by ``pointsman_remove_audit_events`` alone (see :mod:`audit.retention`)."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, null=True, related_name="audit_checkpoints")
+    sequence = models.BigIntegerField(help_text="Of the newest event that was removed.")
+    digest = models.BinaryField(max_length=32)
+    removed_before = models.DateTimeField(help_text="What was removed is older than this.")
+    events_removed = models.BigIntegerField()
+    removed_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("tenant", "sequence"), nulls_distinct=False, name="audit_chain_is_cut_once_at_a_place"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"up to {self.sequence}"
+
+
 class JobRun(models.Model):
     """One run of a background job: what it saw, decided and spent."""
 

@@ -3,7 +3,8 @@
 Each tenant has a chain of events, the installation (no tenant) one of its own. An event's digest covers the
 event and its predecessor's digest, so a row that is changed, moved or missing shows; the database refuses
 to change or delete rows in the first place. What a chain alone cannot show is that its *newest* events were
-cut off: keep an exported digest elsewhere for that.
+cut off: keep an exported digest elsewhere for that. Its oldest events go when nobody keeps them any longer
+(:mod:`audit.retention`); the chain then begins at a checkpoint that one of its own events confirms.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection, models
 
-from audit.models import AuditEvent
+from audit.actions import Action
+from audit.models import AuditCheckpoint, AuditEvent
 
 Changes = Mapping[str, Any]
 
@@ -83,22 +85,59 @@ def record(
     return event
 
 
-def verify_chain(tenant: models.Model | None) -> list[int]:
+def verify_chain(tenant: models.Model | None, *, until: datetime | None = None) -> list[int]:
     """Sequence numbers at which the chain is broken, in order; none when it is whole.
 
-    A number is broken when its row is missing, was changed, or does not follow the row before it.
+    A number is broken when its row is missing, was changed, does not follow the row before it, or is said to have been
+    removed and is there; a checkpoint's when no event of the chain confirms it. With ``until``, what comes after the
+    first event of that moment or later is not looked at.
     """
+    tenant_id = tenant.pk if tenant else None
+    checkpoint = AuditCheckpoint.objects.filter(tenant=tenant_id).order_by("-sequence").first()
     broken: list[int] = []
     expected, previous = 1, _FIRST_PREDECESSOR
-    events = AuditEvent.objects.filter(tenant=tenant.pk if tenant else None).order_by("sequence")
-    for event in events.iterator():
+    if checkpoint is not None:
+        expected, previous = checkpoint.sequence + 1, bytes(checkpoint.digest)
+        broken += [] if _is_confirmed(checkpoint) else [checkpoint.sequence]
+    for event in AuditEvent.objects.filter(tenant=tenant_id).order_by("sequence").iterator():
+        if event.sequence < expected:
+            broken.append(event.sequence)
+            continue
         missing = range(expected, event.sequence)
         broken += missing
         follows = bytes(event.previous_digest) == previous or bool(missing)
         if not follows or bytes(event.digest) != _digest(event):
             broken.append(event.sequence)
         expected, previous = event.sequence + 1, bytes(event.digest)
+        if until is not None and event.at >= until:
+            break
     return broken
+
+
+def record_removal(actor: Actor, checkpoint: AuditCheckpoint) -> AuditEvent:
+    """The event that confirms a checkpoint, in its own chain. Belongs into the transaction that removes."""
+    changes = _removal(checkpoint)
+    return record(actor, Action.AUDIT_REMOVED, checkpoint, tenant=checkpoint.tenant, changes=changes)
+
+
+def _removal(checkpoint: AuditCheckpoint) -> dict[str, list[Any]]:
+    facts = {
+        "sequence": checkpoint.sequence,
+        "digest": bytes(checkpoint.digest).hex(),
+        "removed_before": checkpoint.removed_before.astimezone(UTC).isoformat(),
+        "events_removed": checkpoint.events_removed,
+    }
+    return {name: [None, value] for name, value in facts.items()}
+
+
+def _is_confirmed(checkpoint: AuditCheckpoint) -> bool:
+    confirming = AuditEvent.objects.filter(
+        tenant=checkpoint.tenant_id,
+        sequence__gt=checkpoint.sequence,
+        action=Action.AUDIT_REMOVED,
+        object_id=str(checkpoint.pk),
+    ).first()
+    return confirming is not None and confirming.changes == _removal(checkpoint)
 
 
 def changes_between(before: models.Model | None, after: models.Model | None) -> dict[str, list[Any]]:

@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--budgets", action="store_true", help="with three nested budgets, two rate limits and an alert rule on"
     )
+    parser.add_argument("--routed", action="store_true", help="also requests that the router sends to one of 12 models")
     parser.add_argument("--django-view", action="store_true", help="also the same pipeline behind a Django async view")
     parser.add_argument("--litellm", action="store_true", help="also LiteLLM's proxy (installs it at the first use)")
     return parser.parse_args()
@@ -54,7 +55,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> dict[s
         stack.callback(load.stop)
         installation.declare(vendor.base_url, budgets=options.budgets)
         compared = _compared(options, vendor, installation, logs, say)
-        measurement = Measurement(load, volume, installation)
+        measurement = Measurement(load, volume, installation, routed=options.routed)
         for server in compared:
             say(f"starting {server.name} ...")
             stack.callback(server.stop)

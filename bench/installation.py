@@ -19,6 +19,7 @@ from gateway.embedded import EmbeddedServers
 
 TOKEN = "bench-token-0123456789-abcdefghij"
 MODELS = ("fixed", "burst", "paced")
+ROUTED = tuple(f"routed-{number}" for number in range(1, 13))  # what `auto` chooses from; all as `fixed`
 INPUT_USD, OUTPUT_USD = Decimal("0.15"), Decimal("0.60")  # per million tokens
 NEVER_REACHED = 2_000_000_000  # requests per minute
 
@@ -101,7 +102,10 @@ class Installation:
             "slug": "bench",
             "projects": [{"slug": "bench"}],
             "providers": [provider],
-            "models": [{"name": name, "provider": "vendor", "price": price} for name in MODELS],
+            "models": [
+                *({"name": name, "provider": "vendor", "price": price, "routed": False} for name in MODELS),
+                *({"name": name, "provider": "vendor", "vendor_model": "fixed", "price": price} for name in ROUTED),
+            ],
             "tokens": [token],
         }
         if budgets:

@@ -55,8 +55,14 @@ class Scenario:
         return Job(server.port, server.token, self.model, min(self.connections, requests), requests, self.chunks)
 
 
-def scenarios(volume: Volume) -> tuple[Scenario, ...]:
+ROUTED = "routed"
+
+
+def scenarios(volume: Volume, *, routed: bool = False) -> tuple[Scenario, ...]:
+    """What every server is sent; ``routed`` adds what only a gateway understands."""
+    chosen = (Scenario(ROUTED, "auto", 32, volume.requests),) if routed else ()
     return (
+        *chosen,
         Scenario("1", "fixed", 1, volume.requests_alone),
         Scenario("32", "fixed", 32, volume.requests),
         Scenario("chunk_burst", "burst", 8, volume.burst_streams, volume.chunks),
@@ -70,8 +76,10 @@ class Measurement:
     ``values`` has, by server and row, one number per round. CPU and latency rows are named in :mod:`bench.report`.
     """
 
-    def __init__(self, load: LoadProcess, volume: Volume, installation: Installation) -> None:
-        self._load, self._volume, self._installation = load, volume, installation
+    def __init__(
+        self, load: LoadProcess, volume: Volume, installation: Installation, *, routed: bool = False
+    ) -> None:
+        self._load, self._volume, self._installation, self._routed = load, volume, installation, routed
         self._whole_answers = self._streams = 0
         self.values: dict[str, dict[str, list[float]]] = {}
 
@@ -85,9 +93,10 @@ class Measurement:
         for server in servers:
             self._warm_up(server)
         for _ in range(self._volume.rounds):
-            for scenario in scenarios(self._volume):
+            for scenario in scenarios(self._volume, routed=self._routed):
                 for server in servers:
-                    self._measure(server, scenario)
+                    if scenario.suffix != ROUTED or server.keeps_books:
+                        self._measure(server, scenario)
         for server in servers:
             self.values[server.name]["rss_mib"] = [processes.rss_bytes(server.pid) / MIB]
 

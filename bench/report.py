@@ -22,6 +22,9 @@ ROWS: Mapping[str, tuple[str, int, bool]] = {
     "cpu_us_32": ("CPU us/request, 32 connections", 0, True),
     "postgres_cpu_us_32": ("  PostgreSQL", 0, False),
     "redis_cpu_us_32": ("  Redis", 0, False),
+    "cpu_us_routed": ("CPU us/request routed, 32 connections", 0, False),
+    "postgres_cpu_us_routed": ("  PostgreSQL", 0, False),
+    "redis_cpu_us_routed": ("  Redis", 0, False),
     "cpu_us_1": ("CPU us/request, 1 connection", 0, True),
     "postgres_cpu_us_1": ("  PostgreSQL", 0, False),
     "redis_cpu_us_1": ("  Redis", 0, False),
@@ -31,6 +34,9 @@ ROWS: Mapping[str, tuple[str, int, bool]] = {
     "p99_ms_32": ("p99 ms, 32 connections", 2, True),
     "p50_ms_1": ("p50 ms, 1 connection", 2, True),
     "p99_ms_1": ("p99 ms, 1 connection", 2, True),
+    "rps_routed": ("requests/s routed, 32 connections", 0, False),
+    "p50_ms_routed": ("p50 ms routed, 32 connections", 2, False),
+    "p99_ms_routed": ("p99 ms routed, 32 connections", 2, False),
     "p50_added_ms_1": ("p50 ms added, 1 connection", 2, False),
     "cpu_us_chunk_burst": ("CPU us/chunk, all at once", 1, True),
     "cpu_us_chunk_paced": ("CPU us/chunk, 20 ms apart", 1, True),
@@ -103,6 +109,7 @@ def requirements(
         _at_most("CPU per chunk all at once, x bare", 2.0, ratio["cpu_us_chunk_burst"]),
         _at_most("CPU per chunk 20 ms apart, x bare", 2.0, ratio["cpu_us_chunk_paced"]),
         _at_most("start to first answer, s", 3.0, ours["start_s"]),
+        *_routing(ours),
         {
             "figure": "ledger rows kept, sums equal",
             "required": "100 %",
@@ -110,6 +117,14 @@ def requirements(
             "met": sums_equal,
         },
     ]
+
+
+def _routing(ours: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """What routing adds to a request, where that was measured."""
+    routed, named = ours["cpu_us_routed"], ours["cpu_us_32"]
+    if routed is None or named is None:
+        return []
+    return [_at_most("CPU that routing adds to a request, us", 60.0, routed - named)]
 
 
 def as_json(

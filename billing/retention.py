@@ -21,7 +21,11 @@ from tenants.models import Tenant
 JOB_RUNS_KEPT: Final = timedelta(days=90)
 ROWS_AT_A_TIME: Final = 5_000
 # Table and key. Named here, as their models stand above this floor.
-_LOGS: Final = (("gateway_requestlog", "id"), ("gateway_requestcontent", "request_id"))
+_LOGS: Final = (
+    ("gateway_requestlog", "id"),
+    ("gateway_requestcontent", "request_id"),
+    ("routing_decision", "request_id"),
+)
 _LONGEST_DAYS: Final = 36_500 // 2  # the calendar begins in 1970
 _FIRST: Final = uuid.UUID(int=0)
 

@@ -22,14 +22,17 @@ from gateway.operations import Hour, overview
 from tenants.models import User
 from tenants.network import client_address
 
-APP_ORDER = ("tenants", "gateway", "billing", "audit")
+APP_ORDER = ("tenants", "gateway", "routing", "billing", "audit")
 MODEL_ORDER = (
     "Tenant", "Project", "ApiToken", "User", "Membership",
     "Provider", "Model", "Alias", "RequestLog", "ProviderKey", "RequestContent",
+    "RoutingSettings", "StrategyChoice", "Decision", "Label", "Feedback", "Experiment", "ExperimentEvidence", "Ramp",
+    "RouterState", "WeightSnapshot", "PublishedScore", "DriftWatch", "ReplayVerdict", "BankedConversation",
+    "JudgeSample",
     "Budget", "RateLimit", "Subscription", "Plan", "Attempt", "Settlement", "Adjustment", "PriceVersion",
-    "UsageHour", "UsageHourTag", "UsageHourUser", "Alert", "AlertRule", "AlertChannel", "AlertDelivery",
-    "GatewayProcess",
-    "AuditEvent", "JobRun",
+    "UsageHour", "UsageHourTag", "UsageHourUser", "UsageReport", "MeterEvent",
+    "Alert", "AlertRule", "AlertChannel", "AlertDelivery", "GatewayProcess",
+    "AuditEvent", "AuditCheckpoint", "JobRun",
 )  # fmt: skip
 CHART_HEIGHT = 80
 BAR_STEP = 12

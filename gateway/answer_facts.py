@@ -10,6 +10,7 @@ from billing.admission import LONGEST_ANSWER
 from billing.pricing import to_usd
 from gateway.call import NOT_FROM_CACHE, Call, Headers
 from gateway.dispatch import Job, OpenAttempt
+from gateway.selection import Selection
 
 NAMED_BY_CALLER = {
     "strategy": "explicit",
@@ -26,15 +27,13 @@ NOT_CACHED = {"kind": None, "similarity": None, "error_bound": None}
 def metadata(call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str]) -> dict[str, Any]:
     """The ``x-gateway`` object of a whole answer and of a stream's last chunk."""
     now = time.perf_counter()
-    target = attempt.target
+    target, selection = attempt.target, call.outcome.selection if call.outcome else None
     told: dict[str, Any] = {
         "request_id": call.request_id,
         "provider": target.provider_name,
         "model": target.model_name,
-        "routing_decision": f"{target.model_name}: named by the caller"
-        if len(job.attempts) == 1
-        else f"{target.model_name}: {attempt.purpose} after {len(job.attempts) - 1} other attempts",
-        "routing": NAMED_BY_CALLER,
+        "routing_decision": _decision_in_words(job, attempt, selection),
+        "routing": NAMED_BY_CALLER if selection is None else selection.as_metadata(),
         "latency_ms": round((now - call.received) * 1000, 3),
         "overhead_ms": round(overhead_s(call, job, now) * 1000, 3),
         "cost_usd": _json_usd(attempt.cost_pico),
@@ -47,6 +46,12 @@ def metadata(call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence[str])
     if dropped:
         told["dropped"] = list(dropped)
     return told
+
+
+def _decision_in_words(job: Job, attempt: OpenAttempt, selection: Selection | None) -> str:
+    if len(job.attempts) > 1:
+        return f"{attempt.target.model_name}: {attempt.purpose} after {len(job.attempts) - 1} other attempts"
+    return selection.choice.reason if selection is not None else f"{attempt.target.model_name}: named by the caller"
 
 
 def overhead_s(call: Call, job: Job, now: float) -> float:

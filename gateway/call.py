@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gateway.dispatch import DrainedStream, Job, OpenAttempt, ServedStream
 from gateway.errors import GatewayError
 from gateway.policy import TenantPolicy, TokenFacts
+from gateway.selection import Selection
 from gateway.wire.types import Request
 from gateway.wire.verbs import CallerFormat, StreamRenderer
 from tenants.ratelimit import Lease
@@ -36,6 +37,7 @@ class Call:
     opened: float | None = None  # when a stream's first event was there: from then on its vendor sets the pace
     answer_headers: Headers = field(default_factory=list)
     request: Request | None = None  # once it is parsed
+    selection: Selection | None = None  # where a limit had to know it before it is served
     outcome: "Outcome | None" = None
     lease: Lease | None = None  # what its limits hold for it until it ends
     answered: bytes = b""  # what it was told, for tenants who keep that
@@ -88,3 +90,9 @@ class Outcome:
     job: Job | None = None
     served: OpenAttempt | None = None
     finish_reason: str = ""
+    selection: Selection | None = None  # where the caller left the choice of the model to us
+
+    @property
+    def judged(self) -> bool:
+        """Whether its answer goes to the judge."""
+        return self.selection is not None and self.selection.judged

@@ -13,7 +13,9 @@ from audit.record import Actor, record
 from billing.models import PriceVersion
 from billing.price_book import import_book
 from gateway import partitions
-from gateway.models import Alias, Model, Provider
+from gateway.models import Model, Provider
+from routing.models import PublishedScore
+from routing.published import import_scores
 from tenants.models import ApiToken, Project, Tenant, User
 
 DEMO = "demo"
@@ -26,11 +28,13 @@ class Operator(NamedTuple):
 
 
 def prepare() -> Operator:
-    """Partitions, the first operator and the shipped prices. Idempotent: what exists stays as it is."""
+    """Partitions, the first operator, the shipped prices and scores. Idempotent: what exists stays as it is."""
     partitions.make_ahead()
     operator = _first_operator()
     if not PriceVersion.objects.exists():
         import_book(ACTOR)
+    if not PublishedScore.objects.filter(tenant=None).exists():
+        import_scores(ACTOR)
     return operator
 
 
@@ -77,7 +81,6 @@ def prepare_demo() -> str:
         )
         if made:
             PriceVersion.set_price(model=model, actor=ACTOR, input="0.15", output="0.60", cached_input="0.075")
-        Alias.objects.get_or_create(tenant=tenant, name="auto", defaults={"model_name": DEMO})
         live = ApiToken.objects.filter(tenant=tenant, name=DEMO, revoked_at=None).first()
         if live and path.exists():
             return path.read_text().strip()

@@ -5,6 +5,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from msgspec import Raw
+
 from gateway import observability
 from gateway.answer_facts import overhead_s
 from gateway.call import Call, Outcome
@@ -14,15 +16,19 @@ from gateway.dispatch.unattended import keep
 from gateway.errors import GatewayError, ShuttingDown
 from gateway.observability import RequestFacts
 from gateway.request_log import RequestLogRow, RequestLogWriter
+from gateway.selection import Selection
+from gateway.wire.types import Request
+from routing.decision_log import DecisionRow, DecisionWriter, Sample, stored_vector
 from tenants.ratelimit import Lease
 
+OK = 200
 CALLER_HUNG_UP = 499  # the status the request log keeps for it, as nginx does
 UNATTENDED_LOOK_S = 0.2
 
 
 class Journal:
-    def __init__(self, request_log: RequestLogWriter, content_log: ContentLogWriter) -> None:
-        self._request_log, self._content_log = request_log, content_log
+    def __init__(self, request_log: RequestLogWriter, content_log: ContentLogWriter, decisions: DecisionWriter) -> None:
+        self._request_log, self._content_log, self._decisions = request_log, content_log, decisions
 
     def cancelled(self, call: Call) -> None:
         """It was stopped: by its caller, who left, or by the server, which is shutting down."""
@@ -47,7 +53,7 @@ class Journal:
         latency_s = now - call.received
         first_token_s = first_token_at - ended + latency_s if first_token_at else None
         own_s = overhead_s(call, job, now) if job else latency_s
-        status = CALLER_HUNG_UP if hung_up else error.status if error else 200
+        status = CALLER_HUNG_UP if hung_up else error.status if error else OK
         observability.request_done(
             RequestFacts(
                 dialect=request.dialect,
@@ -61,34 +67,86 @@ class Journal:
         )
         if outcome.policy.log_content:
             self._content_log.put(outcome.policy.id, call.request_id, call.body, call.answered)
-        self._request_log.put(
-            RequestLogRow(
-                id=call.request_id,
-                tenant_id=outcome.policy.id,
-                project_id=outcome.token.project_id,
-                token_id=outcome.token.id,
-                started_at=ended - latency_s,
-                dialect=request.dialect,
-                streamed=request.stream,
-                requested_model=request.model[:200],
-                model_name=served.target.model_name if served else "",
-                provider_name=served.target.provider_name if served else "",
-                status=status,
-                error_code=error.code if error else "",
-                finish_reason=outcome.finish_reason,
-                fallback_used=job.fallback_used if job else False,
-                attempts=len(attempts),
-                input_tokens=sum(tried.usage.total_input for tried in attempts),
-                output_tokens=sum(tried.usage.total_output for tried in attempts),
-                cost_pico=_total_cost(attempts),
-                latency_ms=latency_s * 1000,
-                first_token_ms=None if first_token_s is None else first_token_s * 1000,
-                overhead_ms=own_s * 1000,
-                end_user=request.end_user or "",
-                tags=request.extensions.tags,
-                client_ip=call.client_ip,
-            )
+        row = RequestLogRow(
+            id=call.request_id,
+            tenant_id=outcome.policy.id,
+            project_id=outcome.token.project_id,
+            token_id=outcome.token.id,
+            started_at=ended - latency_s,
+            dialect=request.dialect,
+            streamed=request.stream,
+            requested_model=request.model[:200],
+            model_name=served.target.model_name if served else "",
+            provider_name=served.target.provider_name if served else "",
+            status=status,
+            error_code=error.code if error else "",
+            finish_reason=outcome.finish_reason,
+            fallback_used=job.fallback_used if job else False,
+            attempts=len(attempts),
+            input_tokens=sum(tried.usage.total_input for tried in attempts),
+            output_tokens=sum(tried.usage.total_output for tried in attempts),
+            cost_pico=_total_cost(attempts),
+            latency_ms=latency_s * 1000,
+            first_token_ms=None if first_token_s is None else first_token_s * 1000,
+            overhead_ms=own_s * 1000,
+            end_user=request.end_user or "",
+            tags=request.extensions.tags,
+            client_ip=call.client_ip,
         )
+        self._request_log.put(row)
+        if outcome.selection is not None:
+            self._decisions.put(_decision_row(row, outcome.selection))
+            if outcome.selection.judged and status == OK and not call.broke_off:
+                self._decisions.put_sample(row.tenant_id, row.id, _sample(call, request, outcome.finish_reason))
+
+
+def _decision_row(row: RequestLogRow, selection: Selection) -> DecisionRow:
+    choice, features = selection.choice, selection.features
+    return DecisionRow(
+        request_id=row.id,
+        tenant_id=row.tenant_id,
+        project_id=row.project_id,
+        token_id=row.token_id,
+        end_user=row.end_user,
+        strategy=selection.strategy,
+        engine=choice.by,
+        state_version=selection.state_version,
+        task=features.task,
+        complexity=features.complexity,
+        confidence=selection.confidence,
+        vector=stored_vector(features.vector),
+        input_tokens=features.input_tokens,
+        chosen=choice.model,
+        propensity=choice.propensity,
+        explored=selection.explored,
+        candidates=selection.weighed,
+        removed={name: [*why] for name, why in selection.removed.items()},
+        reason=choice.reason,
+        experiment_id=choice.experiment.id if choice.experiment else None,
+        arm=choice.model if choice.experiment else None,
+        unit=choice.unit,
+        judged=selection.judged,
+        judge_probability=selection.judge_probability,
+        challenger=choice.challenger,
+        challenger_propensity=choice.challenger_propensity,
+        model_name=row.model_name,
+        status=row.status,
+        finish_reason=row.finish_reason,
+        output_tokens=row.output_tokens,
+        cost_pico=row.cost_pico,
+        latency_ms=row.latency_ms,
+        first_token_ms=row.first_token_ms,
+    )
+
+
+def _sample(call: Call, request: Request, finish_reason: str) -> Sample:
+    return Sample(
+        dialect=request.dialect,
+        request=Raw(call.body),
+        answer=call.answered.decode(errors="replace"),
+        answer_is="text" if request.stream else "body",
+        finish_reason=finish_reason,
+    )
 
 
 def _end_lease(call: Call, outcome: Outcome | None) -> None:

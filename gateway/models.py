@@ -15,6 +15,7 @@ from audit.actions import Action
 from audit.record import MASK, Actor, changes_between, record
 from gateway import installation
 from gateway.content_log import Content
+from gateway.policy import VIRTUAL_NAMES
 from gateway.providers import catalog
 from gateway.providers.addresses import AddressGuard, ForbiddenAddress
 from gateway.providers.outbound import Deadlines
@@ -24,7 +25,6 @@ from tenants.models import ApiToken, Project, Tenant
 
 CAPABILITIES = ("tools", "vision", "audio", "files", "json_schema", "reasoning", "streaming", "prefill")
 MODALITIES = ("chat", "embedding", "image", "speech", "transcription", "moderation", "rerank")
-VIRTUAL_NAMES = frozenset({"auto", "fast", "cheap", "best"})
 LONGEST_SECRET = 4096
 SHORTEST_SHOWN_SECRET = 16  # four characters of a shorter one would give too much of it away
 
@@ -273,6 +273,9 @@ class Model(Row):
         default=Balancing.ORDERED,
         db_default=Balancing.ORDERED,
         help_text="How its deployments share the requests.",
+    )
+    routed = models.BooleanField(
+        default=True, db_default=True, help_text="Whether auto, fast, cheap and best may choose it."
     )
     hedging = models.BooleanField(
         default=False,

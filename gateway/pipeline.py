@@ -11,8 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from billing.admission import Demand
-from billing.budgets import Spender, prompt_bound
+from billing.budgets import Spender
 from billing.pricing import estimate_tokens
 from gateway import observability
 from gateway.answer_facts import answer_headers, header, metadata, plain_usd
@@ -42,10 +41,12 @@ from gateway.idempotency import (
 )
 from gateway.idempotency import Call as Claimed
 from gateway.journal import Journal
+from gateway.own_calls import OnBehalf, demand_of, own_job, reply_of
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.providers.client import offers
+from gateway.selection import Question, Selection, Selector
 from gateway.stored_answers import StoredAnswers
-from gateway.wire.types import Chunk, Request
+from gateway.wire.types import Chunk, Conversation, Message, Request, Sampling, Text
 from gateway.wire.verbs import StreamRenderer
 from tenants.ratelimit import Asked, LimitFacts, RateLimiter, Rule, rules_of, telling, that_may_hold
 
@@ -87,8 +88,9 @@ class Pipeline:
         stored: StoredAnswers,
         idempotent: IdempotentCalls,
         limits: Limits,
+        selector: Selector,
     ) -> None:
-        self._policies, self._limiter = policies, limiter
+        self._policies, self._limiter, self._selector = policies, limiter, selector
         self._dispatcher, self._balancer = dispatcher, balancer
         self._journal, self._stored = journal, stored
         self._idempotent, self._limits = idempotent, limits
@@ -123,15 +125,19 @@ class Pipeline:
             return await self._unless_repeated(call, asked, tries)
         return await self._serve(call, asked)
 
-    async def _serve(self, call: Call, asked: "Outcome") -> Answer:
+    async def _serve(self, call: Call, asked: Outcome) -> Answer:
         """The call itself, by a policy that is current when it is admitted."""
         for _ in range(POLICY_ATTEMPTS):
             policy, token, request = asked.policy, asked.token, asked.request
             call.outcome = asked
-            model = policy.resolve(request.model, token)
+            if policy.leaves_choice(request.model):
+                selection = asked.selection = await self._select(call, asked)
+                model = selection.models[0]
+            else:
+                model = policy.resolve(request.model, token)
             if request.operation == "count_tokens" and not _counts_tokens(model):
                 return self._estimated_count(call, request)
-            job = asked.job = self._job(call, policy, token, request, model)
+            job = asked.job = self._job(call, asked, model)
             if request.continues is not None and len(job.targets) > 1:
                 job.go_first_to(await self._stored.first(job.targets, policy.id, request.continues))
             try:
@@ -143,9 +149,30 @@ class Pipeline:
             asked = Outcome(*await self._authenticate(call), request)
         raise Overloaded("The configuration is changing right now.")
 
+    async def _select(self, call: Call, outcome: Outcome) -> Selection:
+        """The router's choice. What a limit of models was asked for holds, unless the configuration changed since."""
+        selection, call.selection = call.selection, None
+        if selection is not None:
+            return selection
+        policy, token, request = outcome.policy, outcome.token, outcome.request
+        question = self._selector.question(policy, token, request)
+        answer = None if question is None else await self._advice(call, outcome, question)
+        return self._selector.select(policy, token, request, call.request_id, answer)
+
+    async def _advice(self, call: Call, outcome: Outcome, question: Question) -> str | None:
+        """What a model says that a rule asks; None when it says nothing in time: the rule is then skipped."""
+        policy, for_whom = outcome.policy, OnBehalf(call.request_id, outcome.token.project_id)
+        conversation = Conversation((Message("user", (Text(question.text),)),), sampling=Sampling(max_tokens=100))
+        job = own_job(policy, question.model, conversation, "classify", for_whom, timeout_s=question.timeout_s)
+        try:
+            return reply_of(job, await self._dispatcher.complete(job), 0.0).text
+        except (GatewayError, StalePolicy) as exc:
+            logger.info("the model %s that a rule asks gave no answer: %s", question.model, exc)
+            return None
+
     # ------------------------------------------------------------------ the same call again
 
-    async def _once(self, call: Call, asked: "Outcome", key: str) -> Answer:
+    async def _once(self, call: Call, asked: Outcome, key: str) -> Answer:
         """The answer of the one call that an idempotency key stands for."""
         calls = self._idempotent
         claimed = await calls.claim(asked.token.id, key, fingerprint_of(asked.request.operation, call.body))
@@ -165,7 +192,7 @@ class Pipeline:
             return StreamedAnswer(headers, _blocks_of(transcript))
         return WholeAnswer(headers, b"".join([block async for block in transcript.blocks()]))
 
-    async def _perform(self, call: Call, asked: "Outcome", claimed: Claimed) -> None:
+    async def _perform(self, call: Call, asked: Outcome, claimed: Claimed) -> None:
         """Make a claimed call and write its answer down for everybody who waits for it."""
         transcript = claimed.transcript
         try:
@@ -184,7 +211,7 @@ class Pipeline:
         else:
             transcript.finish()
 
-    async def _unless_repeated(self, call: Call, asked: "Outcome", tries: str) -> Answer:
+    async def _unless_repeated(self, call: Call, asked: Outcome, tries: str) -> Answer:
         """A call of an official SDK, which asks again by itself when an answer got lost on the way."""
         digest = fingerprint_of(asked.token.id, call.body)
         first = self._recent.find(digest) if tries != "0" else None
@@ -238,8 +265,11 @@ class Pipeline:
         except GatewayError:
             await self._limit(call, token, limits)
             raise
-        asked = Asked(request.end_user or "", policy.known_as(request.model), _likely_tokens(request))
-        await self._limit(call, token, limits, asked)
+        model = policy.known_as(request.model)
+        if not model and policy.leaves_choice(request.model):
+            call.selection = self._selector.select(policy, token, request, call.request_id)
+            model = call.selection.choice.model
+        await self._limit(call, token, limits, Asked(request.end_user or "", model, _likely_tokens(request)))
         return request
 
     async def _limit(
@@ -259,8 +289,16 @@ class Pipeline:
         if not verdict.allowed:
             raise telling.refusal(verdict)
 
-    def _job(self, call: Call, policy: TenantPolicy, token: TokenFacts, request: Request, model: ModelFacts) -> Job:
+    def _job(self, call: Call, outcome: Outcome, model: ModelFacts) -> Job:
+        policy, token, request, selection = outcome.policy, outcome.token, outcome.request, outcome.selection
         wanted = request.extensions
+        fallback = wanted.fallback is not False
+        if selection is None:
+            models: Sequence[ModelFacts] = policy.chain(model, token, request.needs, fallback=fallback)
+            task, complexity = wanted.task_type or "", wanted.complexity or ""
+        else:
+            models = selection.models if fallback else selection.models[:1]
+            task, complexity = selection.features.task, selection.features.complexity
         return Job(
             request=request,
             request_id=call.request_id,
@@ -268,13 +306,12 @@ class Pipeline:
             policy_epoch=policy.epoch,
             project_id=token.project_id,
             token_id=token.id,
-            targets=self._balancer.targets(
-                policy.chain(model, token, request.needs, fallback=wanted.fallback is not False),
-                wanted.session_id or request.affinity,
-            ),
+            targets=self._balancer.targets(models, wanted.session_id or request.affinity),
             timeout_s=wanted.timeout_s,
             hedging=model.hedging,
-            demand=_demand(call, policy, token, request) if policy.budgets else None,
+            demand=demand_of(policy, _spender(token, request), request, call.body) if policy.budgets else None,
+            task=task,
+            complexity=complexity,
         )
 
     # ------------------------------------------------------------------ whole answers
@@ -382,7 +419,8 @@ class Pipeline:
 
     @staticmethod
     def _note_text(call: Call, served: AnyStream) -> None:
-        if call.outcome is not None and call.outcome.policy.log_content:
+        outcome = call.outcome
+        if outcome is not None and (outcome.policy.log_content or outcome.judged):
             call.answered = served.delivered.text.encode()
 
     def _in_stream_error(self, call: Call, renderer: StreamRenderer, error: GatewayError) -> bytes:
@@ -391,19 +429,12 @@ class Pipeline:
         return renderer.render_error(error, call.request_id)
 
 
-def _demand(call: Call, policy: TenantPolicy, token: TokenFacts, request: Request) -> Demand:
-    return Demand(
-        budgets=policy.budgets,
-        spender=Spender(
-            project_id=token.project_id,
-            token_id=token.id,
-            end_user=request.end_user or "",
-            budget_key=request.extensions.budget_key or "",
-        ),
-        prompt_bound=prompt_bound(call.body, request.input_chars, request.needs),
-        max_tokens=request.max_tokens,
-        choices=request.choices,
-        generates=request.operation in ("chat", "completions"),
+def _spender(token: TokenFacts, request: Request) -> Spender:
+    return Spender(
+        project_id=token.project_id,
+        token_id=token.id,
+        end_user=request.end_user or "",
+        budget_key=request.extensions.budget_key or "",
     )
 
 

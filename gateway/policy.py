@@ -9,7 +9,7 @@ import fnmatch
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from billing.budgets import BudgetFacts
@@ -23,10 +23,12 @@ from gateway.errors import (
 )
 from gateway.providers.target import Target
 from gateway.wire.types import Needs
+from routing.facts import RoutingFacts
 from tenants.ratelimit import LimitFacts
 
 Network = IPv4Network | IPv6Network
 
+VIRTUAL_NAMES = frozenset({"auto", "fast", "cheap", "best"})
 _NO_NEEDS = Needs()
 _NEEDS = {
     "vision": "images",
@@ -82,7 +84,7 @@ class TokenFacts:
 class ModelFacts:
     """A name callers may use, the deployments that serve it, and the names tried after it. ``targets`` is empty
     while no provider of it has a usable key; ``why_unusable`` then says so. ``balancing`` is the rule by which
-    :mod:`gateway.balancing` orders them."""
+    :mod:`gateway.balancing` orders them; ``routed``: the router may choose it."""
 
     name: str
     modality: str
@@ -96,6 +98,7 @@ class ModelFacts:
     balancing: str = "ordered"
     hedging: bool = False
     why_unusable: str = ""
+    routed: bool = True
 
     def lacks(self, needs: Needs) -> str | None:
         """What a request needs and this model cannot do, in words; None if it can, or if nobody knows."""
@@ -120,6 +123,11 @@ class TenantPolicy:
     budgets: tuple[BudgetFacts, ...] = ()
     limits: tuple[LimitFacts, ...] = ()
     valid_until: float | None = None
+    routing: RoutingFacts = field(default_factory=RoutingFacts)
+
+    def leaves_choice(self, name: str) -> bool:
+        """Whether a name stands for "choose for me": a virtual one that the tenant has not given to a model."""
+        return name in VIRTUAL_NAMES and name not in self.aliases and name not in self.models
 
     def resolve(self, name: str, token: TokenFacts) -> ModelFacts:
         """The model a caller means: a configured name, an alias, or ``provider/name``.
@@ -160,6 +168,12 @@ class TenantPolicy:
         for alias, name in self.aliases.items():
             if (aliased := self.models.get(name)) and (alias in token.models or name in token.models):
                 yield alias, aliased
+
+    def virtual_names(self, token: TokenFacts) -> list[str]:
+        """The names under which this token may leave the choice to the router."""
+        if not any(name in token.models for name in self.routing.contestants):
+            return []
+        return sorted(name for name in VIRTUAL_NAMES if self.leaves_choice(name))
 
     def _find(self, name: str) -> ModelFacts | None:
         if found := self.models.get(name):

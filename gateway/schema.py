@@ -172,6 +172,35 @@ def row_level_security(tables: Iterable[str], tenant_column: str = "tenant_id", 
     return "\n".join(statements)
 
 
+def drop_log_partitions(tables: Iterable[str]) -> str:
+    """The function that removes whole months of logs. Only of ``tables``: whoever has got hold of the gateway's role
+    cannot drop a month of the ledger with it. One that somebody is reading is left for the next time rather than
+    holding up whoever writes to it."""
+    parents = ", ".join(f"'{table}'::regclass" for table in tables)
+    return f"""
+    CREATE OR REPLACE FUNCTION pointsman_drop_log_partitions(before timestamptz) RETURNS text[]
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$
+    DECLARE part record; dropped text[] := '{{}}';
+    BEGIN
+      FOR part IN
+        SELECT c.oid::regclass::text AS name
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent IN ({parents}) AND c.relname ~ '_y[0-9]{{4}}m[0-9]{{2}}$'
+          AND (to_date(right(c.relname, 8), '"y"YYYY"m"MM') + interval '1 month') AT TIME ZONE 'UTC' <= before
+        ORDER BY 1
+      LOOP
+        BEGIN
+          EXECUTE format('DROP TABLE %s', part.name);
+          dropped := dropped || part.name;
+        EXCEPTION WHEN lock_not_available THEN
+          RAISE NOTICE '% is in use', part.name;
+        END;
+      END LOOP;
+      RETURN dropped;
+    END $$;
+    """  # noqa: S608 - our own tables' names
+
+
 def grant_access() -> str:
     """Both roles may use every table; what a tenant sees of it is row-level security's business, and tables
     without a policy for tenants are withheld from them."""

@@ -36,6 +36,7 @@ FIRST_EVENT_PATIENCE_S = env.float("FIRST_EVENT_PATIENCE_S", default=15.0)
 KEEP_ALIVE_INTERVAL_S = env.float("KEEP_ALIVE_INTERVAL_S", default=10.0)
 BUDGET_PATIENCE_S = env.float("BUDGET_PATIENCE_S", default=20.0)
 LOG_RETENTION_DAYS = env.int("LOG_RETENTION_DAYS", default=90)  # of tenants without a plan
+AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # of those and the installation's own; 0 = for ever
 DRAIN_S = env.float("DRAIN_S", default=30.0)
 BREAKER_FAILURES = env.int("BREAKER_FAILURES", default=5)
 BREAKER_COOL_DOWN_S = env.float("BREAKER_COOL_DOWN_S", default=5.0)
@@ -152,6 +153,12 @@ EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", default=True)
 EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", default=False)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="pointsman@localhost")
+
+# --------------------------------------------------------------------------- Stripe
+STRIPE_API_KEY = env.str("STRIPE_API_KEY", default="")  # empty: usage reports are only kept
+STRIPE_API_BASE = env.str("STRIPE_API_BASE", default="https://api.stripe.com")
+STRIPE_METER = env.str("STRIPE_METER", default="pointsman_usage")
+STRIPE_METER_VALUE = env.str("STRIPE_METER_VALUE", default="spend")
 
 # --------------------------------------------------------------------------- pages
 LANGUAGE_CODE = "en"

@@ -6,18 +6,29 @@ from typing import Any
 import uuid_utils
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
 from billing.allowances import usage_of
 from gateway import runtime
-from gateway.errors import GatewayError, InternalError, InvalidApiKey, ModelNotFound, NotFound
-from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    InvalidApiKey,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    RequestTooLarge,
+)
+from gateway.policy import TenantPolicy, TokenFacts
+from gateway.ratings import LARGEST_RATING_BYTES, keep_rating, read_rating
 from gateway.wire import anthropic_messages, openai_chat
 from tenants.network import client_address
 from tenants.tokens import bearer_from
 
 ANTHROPIC_HEADER = "anthropic-version"
+OURSELVES = "pointsman"  # the owner of names that leave the choice to the router
 
 Caller = tuple[TenantPolicy, TokenFacts]
 
@@ -60,23 +71,21 @@ def render_bug(request: HttpRequest, error: Exception) -> HttpResponse:
 @api.get("/models")
 async def list_models(request: HttpRequest) -> dict[str, Any]:
     """What this key may use, in OpenAI's shape, or Anthropic's where its version header is sent."""
-    policy, token = request.auth  # type: ignore[attr-defined]
-    usable = sorted(policy.usable_models(token), key=lambda pair: pair[0])
+    entries = list(_entries(request).values())
     if ANTHROPIC_HEADER in request.headers:
-        entries = [_anthropic_model(name, model) for name, model in usable]
         first, last = (entries[0]["id"], entries[-1]["id"]) if entries else (None, None)
         return {"data": entries, "has_more": False, "first_id": first, "last_id": last}
-    return {"object": "list", "data": [_openai_model(name, model) for name, model in usable]}
+    return {"object": "list", "data": entries}
 
 
 @api.get("/models/{path:name}")
 async def get_model(request: HttpRequest, name: str) -> dict[str, Any]:
     """One model; a name may have slashes in it."""
-    policy, token = request.auth  # type: ignore[attr-defined]
-    for known, model in policy.usable_models(token):
-        if known == name:
-            return _anthropic_model(name, model) if ANTHROPIC_HEADER in request.headers else _openai_model(name, model)
-    raise ModelNotFound(f"The model '{name[:200]}' does not exist or you do not have access to it.", param="model")
+    entry = _entries(request).get(name)
+    if entry is None:
+        message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+        raise ModelNotFound(message, param="model")
+    return entry
 
 
 @api.get("/usage")
@@ -86,16 +95,43 @@ async def usage(request: HttpRequest) -> dict[str, Any]:
     return await sync_to_async(usage_of)(token.id)
 
 
+@api.post("/feedback")
+async def give_feedback(request: HttpRequest) -> dict[str, Any]:
+    """Rate the answer to one of this project's requests. ``learned``: the router takes the rating in."""
+    policy, token = request.auth  # type: ignore[attr-defined]
+    try:
+        rating = read_rating(request.body)
+    except RequestDataTooBig:
+        raise RequestTooLarge(f"A rating has at most {LARGEST_RATING_BYTES} bytes.") from None
+    learned = await keep_rating(policy, token, rating)
+    return {"object": "feedback", "request_id": str(rating.request_id), "learned": learned}
+
+
+@api.api_operation(["GET", "PUT", "PATCH", "DELETE"], "/feedback")
+async def feedback_is_only_given(request: HttpRequest) -> None:
+    raise MethodNotAllowed(f"{request.method} is not supported here; use POST.")
+
+
 @api.api_operation(["GET", "POST", "PUT", "PATCH", "DELETE"], "/{path:rest}", auth=None)
 def unknown_path(request: HttpRequest, rest: str) -> dict[str, Any]:
     """Open because it tells nothing: any other path is unknown whoever asks."""
     raise NotFound(f"Unknown request URL: {request.method} /v1/{rest[:200]}.")
 
 
-def _openai_model(name: str, model: ModelFacts) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": model.created_at, "owned_by": model.provider_name}
+def _entries(request: HttpRequest) -> dict[str, dict[str, Any]]:
+    """By name: what the caller's key may use, and the names under which it leaves the choice to the router."""
+    policy, token = request.auth  # type: ignore[attr-defined]
+    entry = _anthropic_model if ANTHROPIC_HEADER in request.headers else _openai_model
+    found = {name: entry(name, model.created_at, model.provider_name) for name, model in policy.usable_models(token)}
+    newest = max((model.created_at for model in policy.models.values()), default=0)
+    found |= {name: entry(name, newest, OURSELVES) for name in policy.virtual_names(token)}
+    return dict(sorted(found.items()))
 
 
-def _anthropic_model(name: str, model: ModelFacts) -> dict[str, Any]:
-    created = datetime.fromtimestamp(model.created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _openai_model(name: str, created_at: int, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created_at, "owned_by": owner}
+
+
+def _anthropic_model(name: str, created_at: int, owner: str) -> dict[str, Any]:
+    created = datetime.fromtimestamp(created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"type": "model", "id": name, "display_name": name, "created_at": created}

@@ -1,9 +1,18 @@
 """What goes into and comes out of the router's engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-from routing.features import Vector
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from routing.features import RequestFeatures, Vector
+from routing.slate import Scoring
+
+Matrix = NDArray[np.float64]
 
 
 class Exploration(Enum):
@@ -24,9 +33,9 @@ class Label:
     rater_variance: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """One candidate in a decision. Cost in USD per 1,000 requests; score and penalty in points of quality."""
+class Ranked(Struct, frozen=True):
+    """One candidate in a decision. Cost in USD per 1,000 requests; penalty and ``points`` (a rule's) in points of
+    quality."""
 
     model: str
     mean: float
@@ -34,41 +43,152 @@ class Ranked:
     cost: float
     penalty: float
     propensity: float
+    points: float = 0.0
 
     @property
     def score(self) -> float:
         """What candidates are compared by."""
-        return self.mean - self.penalty
+        return self.mean - self.penalty + self.points
 
 
-@dataclass(frozen=True, slots=True)
 class Decision:
-    """Candidates in the order they should be tried, why the first one is first, and the challenger of a shadow pair."""
+    """Candidates in the order they should be tried, why the first one is first, and the challenger of a shadow pair.
 
-    order: tuple[Ranked, ...]
-    exploratory: bool
-    challenger: str | None = None
-    challenger_propensity: float | None = None
+    Most of it is worked out only when it is asked for: a request that is not looked at needs the names alone.
+    """
+
+    __slots__ = (
+        "_chosen",
+        "_features",
+        "_odds",
+        "_order",
+        "_points",
+        "_scores",
+        "_scoring",
+        "_sorted",
+        "_table",
+        "challenger",
+        "challenger_propensity",
+        "exploratory",
+    )
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        features: RequestFeatures,
+        scores: Sequence[float],
+        chosen: int,
+        *,
+        odds: Vector | None = None,
+        points: Sequence[float] | None = None,
+        exploratory: bool = False,
+        challenger: int | None = None,
+        challenger_propensity: float | None = None,
+    ) -> None:
+        """``scores`` and the other lists are by candidate of the slate; without ``odds`` there was no chance in it."""
+        self._scoring, self._features, self._scores, self._chosen = scoring, features, scores, chosen
+        self._odds, self._points = odds, points
+        self._sorted: list[int] | None = None
+        self._table: Matrix | None = None
+        self._order: tuple[Ranked, ...] | None = None
+        self.exploratory = exploratory
+        self.challenger = None if challenger is None else scoring.slate.models[challenger]
+        self.challenger_propensity = challenger_propensity
 
     @property
     def model(self) -> str:
         """The model that answers."""
-        return self.order[0].model
+        return self._scoring.slate.models[self._chosen]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All candidates in the order they should be tried."""
+        names = self._scoring.slate.models
+        return tuple([names[place] for place in self._places])
 
     @property
     def propensity(self) -> float:
         """Probability with which this model was chosen for this request."""
-        return self.order[0].propensity
+        return 1.0 if self._odds is None else float(self._odds[self._chosen])
+
+    @property
+    def order(self) -> tuple[Ranked, ...]:
+        """All candidates, the one that answers first, the others by score."""
+        if self._order is None:
+            points = self._points or [0.0] * len(self._scores)
+            self._order = tuple(
+                [
+                    Ranked(name, mean, sd, cost, penalty, propensity, points[place])
+                    for name, place, mean, sd, cost, penalty, propensity in zip(
+                        self.models, self._places, *self._columns().tolist(), strict=True
+                    )
+                ]
+            )
+        return self._order
 
     @property
     def reason(self) -> str:
         """The decision in words."""
-        first = self.order[0]
-        told = f"{first.model}: expected quality {first.mean:.2f} ± {first.sd:.2f}"
-        told += f", {first.cost:.3f} USD per 1,000 requests"
+        table, scores, names = self._columns(), self._scores, self.models
+        mean, sd, cost, _, propensity = table[:, 0].tolist()
+        told = f"{names[0]}: expected quality {mean:.2f} ± {sd:.2f}, {cost:.3f} USD per 1,000 requests"
         if self.exploratory:
-            return f"{told}; tried in order to learn, chosen with probability {first.propensity:.2f}"
-        if len(self.order) == 1:
+            return f"{told}; tried in order to learn, chosen with probability {propensity:.2f}"
+        if len(names) == 1:
             return f"{told}; the only candidate"
-        second = max(self.order[1:], key=lambda one: one.score)
-        return f"{told}; ahead of {second.model} by {first.score - second.score:.3f} after cost and latency"
+        first, second = self._places[:2]
+        beyond = "cost and latency" if self._points is None else "cost, latency and rules"
+        return f"{told}; ahead of {names[1]} by {scores[first] - scores[second]:.3f} after {beyond}"
+
+    def as_data(self) -> dict[str, list[Any]]:
+        """For a log row: ``model, mean, sd, cost, penalty, propensity, points`` as lists, in the order of trial.
+
+        Rounded to six digits; ``points`` only where a rule gave any.
+        """
+        data: dict[str, list[Any]] = {"model": list(self.models)}
+        data.update(zip(_COLUMNS, self._columns().round(6).tolist(), strict=True))
+        if self._points is not None:
+            data["points"] = [round(self._points[place], 6) for place in self._places]
+        return data
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Decision):
+            return NotImplemented
+        mine, theirs = (
+            (one.order, one.exploratory, one.challenger, one.challenger_propensity) for one in (self, other)
+        )
+        return mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Decision({self.reason!r})"
+
+    @property
+    def _places(self) -> list[int]:
+        """Numbers of the candidates in the slate, in the order of trial."""
+        if self._sorted is None:
+            self._sorted = sorted(range(len(self._scores)), key=self._scores.__getitem__, reverse=True)
+            self._sorted.remove(self._chosen)
+            self._sorted.insert(0, self._chosen)
+        return self._sorted
+
+    def _columns(self) -> Matrix:
+        """The rows of ``_COLUMNS``, in the order of trial."""
+        if self._table is not None:
+            return self._table
+        scoring, features = self._scoring, self._features
+        columns = np.zeros((len(_COLUMNS), len(self._scores)))
+        columns[0] = scoring.means(features)
+        columns[1] = scoring.sds(features)
+        columns[2] = costs = scoring.costs(features)
+        columns[3] = scoring.penalties(costs)
+        if self._odds is None:
+            columns[4, self._chosen] = 1.0
+        else:
+            columns[4] = self._odds
+        self._table = columns.take(self._places, axis=1)
+        return self._table
+
+
+_COLUMNS = ("mean", "sd", "cost", "penalty", "propensity")

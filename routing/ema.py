@@ -81,6 +81,10 @@ class MovingAverages:
         found = (self.cells.get((features.task, features.complexity, one.model)) for one in candidates)
         return np.array([known.value if known and self._competes(known) else np.nan for known in found])
 
+    def remember(self, cell: Cell, value: float, samples: int, last: int) -> None:
+        """An average as it was kept."""
+        self.cells[cell] = _Average(value, samples, last)
+
     def _competes(self, known: _Average) -> bool:
         stale_after = self.settings.stale_after
         fresh = stale_after is None or self.labels - known.last <= stale_after

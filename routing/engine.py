@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from routing.decision import Decision, Exploration, Label, Ranked
+from routing.decision import Decision, Exploration, Label
 from routing.features import FeatureSpace, RequestFeatures, Vector
-from routing.regression import Posterior
-from routing.scores import Candidate, Experience, Taste, penalties
+from routing.regression import Posterior, StoredPosterior
+from routing.scores import Candidate, Experience, Taste
+from routing.slate import Scoring, Slate
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 UNKNOWN_QUALITY = 0.7
 
 
@@ -39,8 +40,9 @@ class EngineSettings(msgspec.Struct, frozen=True):
     hopeless_margin: float = 0.15
     draws: int = 200
     judge_sd: float = 0.12
-    change_threshold: float = 5.0
+    change_threshold: float = 11.0
     change_slack: float = 0.25
+    reopened_sd: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,26 @@ class Learned:
     changed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What is believed of a model: ``quality`` (0-1) and its standard deviation over requests like those labelled so
+    far, and labels learned.
+
+    ``drop`` is how far labels have stayed under what was expected, as a share (0-1) of what is too much; ``reopened``
+    is the number of the pool's labels when the model was last re-opened.
+    """
+
+    model: str
+    quality: float
+    sd: float
+    labels: int
+    drop: float
+    reopened: int | None
+
+
 @dataclass(slots=True)
 class Engine:
-    """Beliefs about the models of one pool."""
+    """Beliefs about the models of one pool. ``version`` counts labels; ``usual`` is the mean of their vectors."""
 
     space: FeatureSpace
     settings: EngineSettings
@@ -62,9 +81,12 @@ class Engine:
     posterior: Posterior
     experience: Experience = field(default_factory=Experience)
     version: int = 0
+    usual: Vector = field(default_factory=lambda: np.zeros(0))
+    labels_of: dict[str, int] = field(default_factory=dict)
     drops: dict[str, float] = field(default_factory=dict)
     reopened: dict[str, int] = field(default_factory=dict)
     _places: dict[str, int] = field(default_factory=dict, repr=False)
+    _last_slate: Slate | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def begin(
@@ -97,55 +119,63 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._places = {model: place for place, model in enumerate(self.models)}
+        if not len(self.usual):
+            self.usual = np.eye(1, self.space.size)[0]
 
     def decide(
         self,
         features: RequestFeatures,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[Candidate] | Slate,
         *,
         taste: Taste,
         explore: Exploration = Exploration.NONE,
         rng: np.random.Generator | None = None,
+        points: Sequence[float] | None = None,
     ) -> Decision:
-        """Rank the candidates for a request.
+        """Rank the candidates for a request; ``features`` are of this engine's space.
 
-        Without exploration there is no randomness. Raises ValueError without candidates or, when exploring, without
-        ``rng``; KeyError for a candidate that is not in the pool.
+        ``points`` (of quality, by candidate) are added to the scores. Without exploration there is no randomness.
+        Raises ValueError without candidates or, when exploring, without ``rng``; KeyError for a candidate that is not
+        in the pool.
         """
-        if not candidates:
-            raise ValueError("no candidate is left to choose from")
-        places = [self._places[one.model] for one in candidates]
-        believed = self.posterior.combined()
-        mean, sd = believed.expected(features.vector)
-        mean, sd = mean[places], sd[places]
-        costs = self.experience.costs(features, candidates)
-        lost = penalties(taste, costs, self.experience.log_latencies(candidates))
-        scores = mean - lost
-        best = int(scores.argmax())
-        odds = np.zeros(len(candidates))
-        odds[best] = 1.0
-        chosen, challenger, challenger_odds = best, None, None
-        if explore is not Exploration.NONE and len(candidates) > 1:
-            if rng is None:
-                raise ValueError("exploring needs a random generator")
-            drawn = believed.draws(features.vector, self.settings.draws, self.settings.thompson_shrink, rng)
-            drawn = drawn[:, places] - lost
-            drawn[:, scores + 1.96 * sd < scores[best] - self.settings.hopeless_margin] = -np.inf
-            if explore is Exploration.SHADOW:
-                drawn[:, best] = -np.inf
-                if np.isfinite(drawn[0]).any():
-                    odds_of_pair = self._odds(drawn)
-                    picked = int(rng.choice(len(candidates), p=odds_of_pair))
-                    challenger, challenger_odds = candidates[picked].model, float(odds_of_pair[picked])
-            else:
-                odds = self._odds(drawn)
-                chosen = int(rng.choice(len(candidates), p=odds))
-        after = sorted((place for place in range(len(candidates)) if place != chosen), key=lambda place: -scores[place])
-        order = tuple(
-            Ranked(candidates[i].model, float(mean[i]), float(sd[i]), float(costs[i]), float(lost[i]), float(odds[i]))
-            for i in (chosen, *after)
+        slate = candidates if isinstance(candidates, Slate) else self.slate(candidates)
+        scoring = slate.scoring(features, taste, self.posterior.combined(), self.experience)
+        scores = scoring.scores(features)
+        if points is not None:
+            scores = [score + extra for score, extra in zip(scores, points, strict=True)]
+        best = scores.index(max(scores))
+        if explore is Exploration.NONE or len(scores) == 1:
+            return Decision(scoring, features, scores, best, points=points)
+        if rng is None:
+            raise ValueError("exploring needs a random generator")
+        drawn = self._drawn(scoring, features, scores, rng)
+        if explore is Exploration.SERVED:
+            odds = self._odds(drawn)
+            chosen = int(rng.choice(len(scores), p=odds))
+            return Decision(scoring, features, scores, chosen, odds=odds, points=points, exploratory=chosen != best)
+        drawn[:, best] = -np.inf
+        if not np.isfinite(drawn[0]).any():
+            return Decision(scoring, features, scores, best, points=points)
+        odds = self._odds(drawn)
+        picked = int(rng.choice(len(scores), p=odds))
+        return Decision(
+            scoring,
+            features,
+            scores,
+            best,
+            points=points,
+            challenger=picked,
+            challenger_propensity=float(odds[picked]),
         )
-        return Decision(order, chosen != best, challenger, challenger_odds)
+
+    def slate(self, candidates: Sequence[Candidate]) -> Slate:
+        """Candidates ready for ``decide``: who keeps a slate for the same candidates saves the work of making it.
+
+        Raises ValueError without candidates; KeyError for a candidate that is not in the pool.
+        """
+        if self._last_slate is None or self._last_slate.candidates != tuple(candidates):
+            self._last_slate = Slate(candidates, [self._places[one.model] for one in candidates], self.space)
+        return self._last_slate
 
     def forecast(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate]) -> tuple[Vector, Vector]:
         """Expected quality and cost (USD per 1,000 requests) of many requests (rows) by candidate (columns)."""
@@ -154,13 +184,32 @@ class Engine:
         means: Vector = vectors @ self.posterior.combined().mean[places].T
         return means, np.stack([self.experience.costs(features, candidates) for features in requests])
 
+    def pool_summary(self) -> list[ModelSummary]:
+        """One row per model, in the order of the pool."""
+        mean, sd = self.posterior.combined().expected(self.usual)
+        rows = zip(self.models, mean.tolist(), sd.tolist(), strict=True)
+        return [
+            ModelSummary(
+                model,
+                mean,
+                sd,
+                self.labels_of.get(model, 0),
+                self.drops.get(model, 0.0) / self.settings.change_threshold,
+                self.reopened.get(model),
+            )
+            for model, mean, sd in rows
+        ]
+
     def learn(self, label: Label) -> Learned:
         """Apply one label. Raises KeyError for a model that is not in the pool."""
         place = self._places[label.model]
         extra = self.settings.judge_sd**2 if label.rater_variance is None else label.rater_variance
-        foretold = self.posterior.update(place, label.vector, label.value, extra_variance=extra)
-        self.posterior.forget(self.settings.kept_per_label)
+        foretold = self.posterior.update(
+            place, label.vector, label.value, extra_variance=extra, kept=self.settings.kept_per_label
+        )
         self.version += 1
+        self.usual = self.usual + (label.vector - self.usual) / self.version
+        self.labels_of[label.model] = self.labels_of.get(label.model, 0) + 1
         surprise = foretold.surprise(label.value)
         return Learned(foretold.mean, surprise, self._watch(label.model, surprise))
 
@@ -177,16 +226,15 @@ class Engine:
         self._places[model] = len(self.models)
         self.models.append(model)
 
-    def reopen(self, model: str) -> None:
-        """The model may have changed (its version did, or its answers): keep the mean, be unsure again."""
-        self.posterior.reopen(self._places[model])
+    def reopen(self, model: str, *, bias_sd: float = 0.0) -> None:
+        """The model may have changed (its version did, or its answers): keep the mean, be unsure again, of its bias by
+        at least ``bias_sd``."""
+        self.posterior.reopen(self._places[model], bias_sd)
         self.drops[model] = 0.0
         self.reopened[model] = self.version
 
     def to_bytes(self) -> bytes:
         """The whole state; equal states give equal bytes."""
-        posterior = self.posterior
-        triangle = np.triu_indices(posterior.mean.shape[1])
         stored = _Stored(
             version=STATE_VERSION,
             tasks=self.space.tasks,
@@ -194,14 +242,11 @@ class Engine:
             settings=self.settings,
             models=self.models,
             labels_applied=self.version,
-            labels=posterior.labels,
-            mean=posterior.mean.tobytes(),
-            covariance=np.ascontiguousarray(posterior.covariance[:, triangle[0], triangle[1]]).tobytes(),
-            prior_variance=posterior.prior_variance.tobytes(),
-            log_weight=posterior.log_weight.tobytes(),
-            squared_residuals=posterior.squared_residuals.tobytes(),
+            posterior=self.posterior.stored(),
             output_tokens=[(model, task, *known) for (model, task), known in self.experience.output_tokens.items()],
             log_latency=self.experience.log_latency,
+            usual=self.usual.tobytes(),
+            labels_of=self.labels_of,
             drops=self.drops,
             reopened=self.reopened,
         )
@@ -216,17 +261,11 @@ class Engine:
             raise UnreadableState(f"this is no state of a router: {exc}") from None
         if stored.version != STATE_VERSION:
             raise UnreadableState(f"the state has version {stored.version}; this code reads {STATE_VERSION}")
-        space, scales = FeatureSpace(stored.tasks, stored.complexities), np.array(stored.settings.prior_scales)
-        posterior = Posterior(
-            width=space.size,
-            scales=scales,
-            mean=_array(stored.mean, len(scales)),
-            covariance=_symmetric(_array(stored.covariance, len(scales)), (len(stored.models) + 1) * space.size),
-            prior_variance=_array(stored.prior_variance, len(scales)),
-            log_weight=_array(stored.log_weight, len(scales)).ravel(),
-            squared_residuals=_array(stored.squared_residuals, len(scales)).ravel(),
-            labels=stored.labels,
-        )
+        space = FeatureSpace(stored.tasks, stored.complexities)
+        try:
+            posterior = Posterior.restored(stored.posterior, space.size, stored.settings.prior_scales)
+        except ValueError as exc:
+            raise UnreadableState(f"this is no state of a router: {exc}") from None
         experience = Experience(
             {(model, task): (a, n) for model, task, a, n in stored.output_tokens}, stored.log_latency
         )
@@ -237,6 +276,8 @@ class Engine:
             posterior,
             experience,
             version=stored.labels_applied,
+            usual=np.frombuffer(stored.usual).copy(),
+            labels_of=stored.labels_of,
             drops=stored.drops,
             reopened=stored.reopened,
         )
@@ -247,8 +288,19 @@ class Engine:
         self.drops[model] = drop
         if drop <= self.settings.change_threshold:
             return False
-        self.reopen(model)
+        self.reopen(model, bias_sd=self.settings.reopened_sd)
         return True
+
+    def _drawn(
+        self, scoring: Scoring, features: RequestFeatures, scores: Sequence[float], rng: np.random.Generator
+    ) -> Vector:
+        """Draws (draws, candidates) of the scores; minus infinity for what is hopeless."""
+        settings, text, means = self.settings, scoring.text_part(features), scoring.means(features)
+        drawn: Vector = scoring.beliefs.draws(text, settings.draws, settings.thompson_shrink, rng)
+        listed = np.array(scores)
+        drawn += listed - means
+        drawn[:, listed + 1.96 * scoring.sds(features) < listed.max() - settings.hopeless_margin] = -np.inf
+        return drawn
 
     @staticmethod
     def _odds(drawn: Vector) -> Vector:
@@ -290,25 +342,10 @@ class _Stored(msgspec.Struct, array_like=True):
     settings: EngineSettings
     models: list[str]
     labels_applied: int
-    labels: int
-    mean: bytes
-    covariance: bytes
-    prior_variance: bytes
-    log_weight: bytes
-    squared_residuals: bytes
+    posterior: StoredPosterior
     output_tokens: list[tuple[str, str, float, int]]
     log_latency: dict[str, float]
+    usual: bytes
+    labels_of: dict[str, int]
     drops: dict[str, float]
     reopened: dict[str, int]
-
-
-def _array(stored: bytes, rows: int) -> Vector:
-    return np.frombuffer(stored, np.float64).reshape(rows, -1).copy()
-
-
-def _symmetric(triangles: Vector, size: int) -> Vector:
-    full = np.zeros((len(triangles), size, size))
-    above = np.triu_indices(size)
-    full[:, above[0], above[1]] = triangles
-    full[:, above[1], above[0]] = triangles
-    return full

@@ -1,21 +1,21 @@
 """What the router knows of a request before anybody has answered it: a vector, in well under a millisecond.
 
-``1 | task | task x complexity | log length | components of the text``. The components are hashed word 1-2-grams,
-weighted by inverse document frequency and projected on a fixed basis that ships with the code
-(``routing/artefacts/text_basis.npz``, made by ``manage.py build_router_features``).
+``1 | task | task x complexity | log length | components of the text``. The components are hashed words, weighted by
+inverse document frequency and projected on a fixed basis that ships with the code
+(``routing/artefacts/text_basis.npz``, made by ``manage.py build_router_features``). Pairs of words were tried as well:
+they foretell nothing more.
 """
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
@@ -28,28 +28,40 @@ COMPONENTS = 24
 HEAD_AND_TAIL = 2_000  # characters read at each end: a long prompt costs no more than a short one
 BASIS_FILE = Path(__file__).parent / "artefacts" / "text_basis.npz"
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 _CLIP = 3.0
 _LENGTH_CENTRE, _LENGTH_SD, _LENGTH_WEIGHT = math.log(500.0), 1.2, 0.3
+_MEMO_SIZE = 50_000
+_REMEMBERED, _REMEMBERED_CHARS = 2_048, 1_000  # an agent's steps all come with the same text of the user
+
+_WORD_BYTES = frozenset(byte for byte in range(256) if byte >= 128 or chr(byte).isalnum() or byte == ord("_"))
+_WORDS_ONLY = bytes(ord(chr(byte).lower()) if byte in _WORD_BYTES else 32 for byte in range(256))
+_NO_MARK = bytes(byte for byte in range(256) if byte in _WORD_BYTES or byte <= 32 or byte == 127)
+_FOREIGN_MARK = re.compile(r"[^\w\s\x00-\x7f]")
 
 
-def term_counts(text: str) -> Counter[int]:
-    """How often each bucket is hit by the words and pairs of neighbouring words of a text."""
+class _Buckets(dict[bytes, int]):
+    """The bucket of each word seen; forgotten and begun again when there are too many."""
+
+    def __missing__(self, word: bytes) -> int:
+        if len(self) >= _MEMO_SIZE:
+            self.clear()
+        bucket = self[word] = crc32(word) % BUCKETS
+        return bucket
+
+
+_bucket_of = _Buckets().__getitem__
+
+
+def terms(text: str) -> set[int]:
+    """Buckets hit by the words and the ASCII marks of a text."""
     if len(text) > 2 * HEAD_AND_TAIL:
         text = f"{text[:HEAD_AND_TAIL]} {text[-HEAD_AND_TAIL:]}"
-    words = [word.encode("utf-8", "replace") for word in _WORD.findall(text.lower())]
-    counts = Counter([crc32(word) % BUCKETS for word in words])
-    counts.update([crc32(after, crc32(before)) % BUCKETS for before, after in pairwise(words)])
-    return counts
-
-
-def weighted_terms(text: str, rarity: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Buckets of a text and their weights: (1 + log count) x rarity, scaled to length one."""
-    counts = term_counts(text)
-    buckets = np.fromiter(counts.keys(), np.intp, len(counts))
-    weights = (1.0 + np.log(np.fromiter(counts.values(), np.float32, len(counts)))).astype(np.float32) * rarity[buckets]
-    length = float(np.sqrt(weights @ weights))
-    return buckets, (weights / length if length else weights).astype(np.float32)
+    if not text.isascii():
+        text = _FOREIGN_MARK.sub(r" \g<0> ", text.lower())
+    raw = text.encode("utf-8", "replace")
+    found = set(map(_bucket_of, raw.translate(_WORDS_ONLY).split()))
+    found.update(raw.translate(None, _NO_MARK))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +70,38 @@ class TextBasis:
 
     rarity: NDArray[np.float32]
     directions: NDArray[np.float32]
+    _table: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """One gather fetches a term's directions and its share of the text's length."""
+        table = np.column_stack([self.directions * self.rarity[:, None], self.rarity**2])
+        object.__setattr__(self, "_table", np.ascontiguousarray(table, np.float32))
 
     def components(self, text: str) -> Vector:
-        """The text's place on each direction in standard deviations of the sample, clipped, together about 1 long."""
-        buckets, weights = weighted_terms(text, self.rarity)
-        projected = weights @ self.directions[buckets]
-        clipped: Vector = np.clip(projected.astype(np.float64), -_CLIP, _CLIP) / math.sqrt(self.directions.shape[1])
-        return clipped
+        """The text's place on each direction in standard deviations of the sample, clipped, together about 1 long.
+
+        A term counts by its rarity, however often it occurs; the terms of a text are scaled to length one.
+        """
+        return self.projected(text).astype(np.float64)
+
+    def projected(self, text: str) -> NDArray[np.float32]:
+        """The same in single precision."""
+        found = terms(text)
+        count = len(found)
+        summed: NDArray[np.float32] = _ones(count).dot(self._table.take(np.fromiter(found, np.intp, count), axis=0))
+        projected = summed[:-1]
+        unit = math.sqrt(len(projected))
+        projected *= 1.0 / (math.sqrt(summed[-1] or 1.0) * unit)
+        np.minimum(projected, _CLIP / unit, out=projected)
+        np.maximum(projected, -_CLIP / unit, out=projected)
+        return projected
+
+
+_ONES = np.ones(4_096, np.float32)
+
+
+def _ones(count: int) -> NDArray[np.float32]:
+    return _ONES[:count] if count <= len(_ONES) else np.ones(count, np.float32)
 
 
 @cache
@@ -74,8 +111,14 @@ def shipped_basis() -> TextBasis:
         return TextBasis(stored["rarity"].astype(np.float32), stored["directions"].astype(np.float32))
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFeatures:
+def _projected(text: str) -> NDArray[np.float32]:
+    return shipped_basis().projected(text)
+
+
+_projected_again = lru_cache(_REMEMBERED)(_projected)
+
+
+class RequestFeatures(Struct, frozen=True, eq=False):
     """A request as the engine sees it."""
 
     task: str
@@ -90,11 +133,27 @@ class FeatureSpace:
 
     tasks: tuple[str, ...] = TASKS
     complexities: tuple[str, ...] = COMPLEXITIES
+    _blanks: dict[tuple[str, str], Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Length of a vector."""
-        return 1 + len(self.tasks) * (1 + len(self.complexities)) + 1 + COMPONENTS
+        return self.rest_begins + 1 + COMPONENTS
+
+    @property
+    def rest_begins(self) -> int:
+        """Where the places of tasks and cells end, and log length and components follow."""
+        return 1 + len(self.tasks) * (1 + len(self.complexities))
+
+    def places(self, task: str, complexity: str) -> tuple[int, ...]:
+        """Places that hold a one: the bias, and task and cell as far as they are known."""
+        if task not in self.tasks:
+            return (0,)
+        number = self.tasks.index(task)
+        if complexity not in self.complexities:
+            return (0, 1 + number)
+        cell = 1 + len(self.tasks) + number * len(self.complexities) + self.complexities.index(complexity)
+        return (0, 1 + number, cell)
 
     def by_block(self, *, bias: float, task: float, cell: float, rest: float) -> Vector:
         """One number for each entry of a vector, by the block the entry belongs to."""
@@ -103,19 +162,22 @@ class FeatureSpace:
 
     def features(self, text: str, task: str, complexity: str, *, input_tokens: int | None = None) -> RequestFeatures:
         """The features of a prompt; a task or complexity without a place leaves its entries at zero."""
-        vector = np.zeros(self.size)
-        vector[0] = 1.0
-        cells_begin = 1 + len(self.tasks)
-        rest_begin = cells_begin + len(self.tasks) * len(self.complexities)
-        if task in self.tasks:
-            place = self.tasks.index(task)
-            vector[1 + place] = 1.0
-            if complexity in self.complexities:
-                vector[cells_begin + place * len(self.complexities) + self.complexities.index(complexity)] = 1.0
-        vector[rest_begin] = _LENGTH_WEIGHT * (math.log(1.0 + len(text)) - _LENGTH_CENTRE) / _LENGTH_SD
-        vector[rest_begin + 1 :] = shipped_basis().components(text)
-        tokens = estimated_tokens(text) if input_tokens is None else input_tokens
-        return RequestFeatures(task, complexity, vector, tokens)
+        vector = self._blank(task, complexity).copy()
+        vector[-COMPONENTS - 1] = _LENGTH_WEIGHT * (math.log(1.0 + len(text)) - _LENGTH_CENTRE) / _LENGTH_SD
+        vector[-COMPONENTS:] = _projected_again(text) if len(text) <= _REMEMBERED_CHARS else _projected(text)
+        return RequestFeatures(
+            task, complexity, vector, estimated_tokens(text) if input_tokens is None else input_tokens
+        )
+
+    def _blank(self, task: str, complexity: str) -> Vector:
+        """The vector of a cell without a text. Names come from callers, so only cells that exist are remembered."""
+        known = self._blanks.get((task, complexity))
+        if known is None:
+            known = np.zeros(self.size)
+            known[list(self.places(task, complexity))] = 1.0
+            if task in self.tasks and complexity in self.complexities:
+                self._blanks[task, complexity] = known
+        return known
 
 
 def estimated_tokens(text: str) -> int:
@@ -125,12 +187,12 @@ def estimated_tokens(text: str) -> int:
 
 def fit_basis(texts: Iterable[str], *, components: int = COMPONENTS, seed: int = 0) -> TextBasis:
     """Rarity and principal directions of a sample of prompts (randomised subspace iteration, fixed seed)."""
-    counted = [term_counts(text) for text in texts]
+    found = [terms(text) for text in texts]
     documents = np.zeros(BUCKETS)
-    for counts in counted:
-        documents[list(counts)] += 1
-    rarity = (np.log((1 + len(counted)) / (1 + documents)) + 1).astype(np.float32)
-    table = _table(counted, rarity)
+    for each in found:
+        documents[list(each)] += 1
+    rarity = (np.log((1 + len(found)) / (1 + documents)) + 1).astype(np.float32)
+    table = _weighted(found, rarity)
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(table.T @ (table @ rng.standard_normal((BUCKETS, components + 8)).astype(np.float32)))[0]
     for _ in range(6):
@@ -141,10 +203,10 @@ def fit_basis(texts: Iterable[str], *, components: int = COMPONENTS, seed: int =
     return TextBasis(rarity, (directions / spread).astype(np.float32))
 
 
-def _table(counted: Sequence[Counter[int]], rarity: NDArray[np.float32]) -> NDArray[np.float32]:
-    table = np.zeros((len(counted), BUCKETS), np.float32)
-    for row, counts in zip(table, counted, strict=True):
-        buckets = list(counts)
-        row[buckets] = (1.0 + np.log(np.array([counts[bucket] for bucket in buckets]))) * rarity[buckets]
+def _weighted(found: Sequence[set[int]], rarity: NDArray[np.float32]) -> NDArray[np.float32]:
+    table = np.zeros((len(found), BUCKETS), np.float32)
+    for row, each in zip(table, found, strict=True):
+        buckets = list(each)
+        row[buckets] = rarity[buckets]
     table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
     return table

@@ -1,17 +1,11 @@
-"""Words that tell what a request is about, in some fifteen languages, and how fast they are looked up.
+"""Words that tell what a request is about, in some fifteen languages; :mod:`routing.cues` looks them up.
 
 A cue is a whole word, or the beginning of one when it ends in ``*``; accents and case do not count. Languages
 that write no spaces are searched for the cue itself. Weights are in the units of the classifier's scores, where
 three points for one task over all others are near-certainty.
 """
 
-# ruff: noqa: RUF001 - the letters of other alphabets are meant
-
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping
-
-Weights = tuple[tuple[str, float], ...]
+from collections.abc import Mapping
 
 WORDS: Mapping[str, Mapping[float, str]] = {
     "coding": {
@@ -230,120 +224,43 @@ SPACELESS_COMPLEX = """
 SPACELESS_SIMPLE = "一句 一行 简单 怎么 什么是 何ですか 教えて 多少 いくつ 谁 名字 一首 你好 翻译 だけ 方法"
 
 # Phrases whose words say little one by one.
-PHRASES: tuple[tuple[str, str, float], ...] = (
-    ("tl;dr", "summarization", 4.0),
-    ("sum up", "summarization", 3.0),
-    ("main points", "summarization", 2.5),
-    ("key points", "summarization", 2.5),
-    ("boil down", "summarization", 3.0),
-    ("show notes", "summarization", 3.0),
-    ("puntos clave", "summarization", 2.0),
-    ("de qué va", "summarization", 2.5),
-    ("name for", "creative", 2.5),
-    ("names for", "creative", 2.5),
-    ("in the style of", "creative", 1.5),
-    ("how do you say", "general", 4.0),
-    ("como se diz", "general", 4.0),
-    ("cómo se dice", "general", 4.0),
-    ("comment dit-on", "general", 4.0),
-    ("should i ", "general", 1.5),
-    ("help me", "general", 1.5),
-    ("pros and cons", "general", 2.5),
-    ("cover letter", "general", 2.5),
-    ("how are you", "general", 4.0),
-    ("fix the grammar", "general", 3.0),
-    ("square root", "math", 3.0),
-    ("show that", "math", 2.5),
-    ("zeige, dass", "math", 2.5),
-    ("to what extent", "qa", 2.0),
-    ("as json", "extraction", 1.5),
-    ("into json", "extraction", 2.0),
-    ("into a csv", "extraction", 2.0),
-    ("to json", "extraction", 1.5),
-    ("en json", "extraction", 1.5),
-    ("als json", "extraction", 1.5),
-    ("a json", "extraction", 1.5),
-    ("w formacie json", "extraction", 1.5),
-    ("knowledge graph", "extraction", 1.5),
-    ("hello world", "coding", 5.0),
-    ("race condition", "coding", 2.0),
-    ("c++", "coding", 3.0),
-    (" in c?", "coding", 3.0),
-)
-
-_DOTLESS = str.maketrans({"ı": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "a"})
-_MEMO_SIZE = 50_000
-_LONGEST_WORD = 24
-
-
-def plain(word: str) -> str:
-    """Without case and accents: what cues and words are compared in."""
-    folded = unicodedata.normalize("NFD", word.casefold().translate(_DOTLESS))
-    return "".join(char for char in folded if not unicodedata.combining(char))
-
-
-class Lexicon:
-    """Cues by word. What was found for a word is remembered, so that a known one costs a single look-up."""
-
-    def __init__(self, cues: Iterable[tuple[str, str, float]]) -> None:
-        self._whole: dict[str, dict[str, float]] = {}
-        self._stems: dict[str, dict[str, float]] = {}
-        self._memo: dict[str, Weights] = {}
-        for cue, kind, weight in cues:
-            table = self._stems if cue.endswith("*") else self._whole
-            entry = table.setdefault(plain(cue.rstrip("*")), {})
-            entry[kind] = max(weight, entry.get(kind, 0.0))
-        self._lengths = sorted({len(stem) for stem in self._stems})
-
-    def of(self, word: str) -> Weights:
-        """What ``word`` speaks for and how strongly; empty for most."""
-        known = self._memo.get(word)
-        if known is not None:
-            return known
-        if len(word) > _LONGEST_WORD:
-            return ()
-        found = self._look_up(plain(word))
-        if len(self._memo) >= _MEMO_SIZE:
-            self._memo.clear()
-        self._memo[word] = found
-        return found
-
-    def _look_up(self, word: str) -> Weights:
-        entry = dict(self._whole.get(word, {}))
-        for length in self._lengths:
-            if length > len(word):
-                break
-            for kind, weight in self._stems.get(word[:length], {}).items():
-                entry[kind] = max(weight, entry.get(kind, 0.0))
-        return tuple(entry.items())
-
-
-def _spaced() -> Iterable[tuple[str, str, float]]:
-    for task, by_weight in WORDS.items():
-        for weight, words in by_weight.items():
-            yield from ((word, task, weight) for word in words.split())
-    yield from ((word, "complex", 1.0) for word in COMPLEX_WORDS.split())
-    yield from ((word, "simple", 1.0) for word in SIMPLE_WORDS.split())
-
-
-def _spaceless() -> Iterable[tuple[str, str, float]]:
-    for task, by_weight in SPACELESS.items():
-        for weight, words in by_weight.items():
-            yield from ((word, task, weight) for word in words.split())
-    yield from ((word, "complex", 1.0) for word in SPACELESS_COMPLEX.split())
-    yield from ((word, "simple", 1.0) for word in SPACELESS_SIMPLE.split())
-
-
-def _by_first_character(cues: Iterable[tuple[str, str, float]]) -> dict[str, tuple[tuple[str, Weights], ...]]:
-    """Only cues whose first character occurs need be searched for."""
-    weights: dict[str, Weights] = {}
-    for cue, kind, weight in cues:
-        weights[cue] = (*weights.get(cue, ()), (kind, weight))
-    starts = dict.fromkeys(cue[0] for cue in weights)
-    return {start: tuple((cue, found) for cue, found in weights.items() if cue[0] == start) for start in starts}
-
-
-LEXICON = Lexicon(_spaced())
-SPACELESS_CUES = _by_first_character(_spaceless())
-HAS_SPACELESS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-WORD = re.compile(r"\w+")
+PHRASES: Mapping[str, tuple[str, float]] = {
+    "tl;dr": ("summarization", 4.0),
+    "sum up": ("summarization", 3.0),
+    "main points": ("summarization", 2.5),
+    "key points": ("summarization", 2.5),
+    "boil down": ("summarization", 3.0),
+    "show notes": ("summarization", 3.0),
+    "puntos clave": ("summarization", 2.0),
+    "de qué va": ("summarization", 2.5),
+    "name for": ("creative", 2.5),
+    "names for": ("creative", 2.5),
+    "in the style of": ("creative", 1.5),
+    "how do you say": ("general", 4.0),
+    "como se diz": ("general", 4.0),
+    "cómo se dice": ("general", 4.0),
+    "comment dit-on": ("general", 4.0),
+    "should i ": ("general", 1.5),
+    "help me": ("general", 1.5),
+    "pros and cons": ("general", 2.5),
+    "cover letter": ("general", 2.5),
+    "how are you": ("general", 4.0),
+    "fix the grammar": ("general", 3.0),
+    "square root": ("math", 3.0),
+    "show that": ("math", 2.5),
+    "zeige, dass": ("math", 2.5),
+    "to what extent": ("qa", 2.0),
+    "as json": ("extraction", 1.5),
+    "into json": ("extraction", 2.0),
+    "into a csv": ("extraction", 2.0),
+    "to json": ("extraction", 1.5),
+    "en json": ("extraction", 1.5),
+    "als json": ("extraction", 1.5),
+    "a json": ("extraction", 1.5),
+    "w formacie json": ("extraction", 1.5),
+    "knowledge graph": ("extraction", 1.5),
+    "hello world": ("coding", 5.0),
+    "race condition": ("coding", 2.0),
+    "c++": ("coding", 3.0),
+    " in c?": ("coding", 3.0),
+}

@@ -7,6 +7,7 @@ USD per 1,000 requests; ``latency_weight``: points per unit of log latency) are 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -71,9 +72,11 @@ class Experience:
 
     output_tokens: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     log_latency: dict[str, float] = field(default_factory=dict)
+    answers: int = field(default=0, compare=False)  # observed by this object: what was worked out before is out of date
 
     def observe(self, model: str, task: str, output_tokens: int, latency_s: float | None = None) -> None:
         """Take one answer into account."""
+        self.answers += 1
         for key in ((model, task), ("", task)):
             average, seen = self.output_tokens.get(key, (0.0, 0))
             step = max(_RECENT, 1.0 / (seen + 1))
@@ -103,9 +106,12 @@ class Experience:
 
     def log_latencies(self, candidates: Sequence[Candidate]) -> Vector:
         """Log of the median latency in seconds; of a model not seen yet, the middle of the others."""
-        known = [self.log_latency[one.model] for one in candidates if one.model in self.log_latency]
-        usual = float(np.median(known)) if known else 0.0
-        return np.array([self.log_latency.get(one.model, usual) for one in candidates])
+        found = [self.log_latency.get(one.model) for one in candidates]
+        known = [log for log in found if log is not None]
+        if len(known) == len(found):
+            return np.array(known)
+        usual = median(known) if known else 0.0
+        return np.array([usual if log is None else log for log in found])
 
 
 def penalties(taste: Taste, costs: Vector, log_latencies: Vector) -> Vector:

@@ -15,6 +15,8 @@ from django.db import transaction
 from django.db.models import Count, Prefetch, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.actions import Action
@@ -133,7 +135,9 @@ class TenantAdmin(AuditedAdmin):
 
     @admin.display(description="see also")
     def rows(self, tenant: Tenant) -> SafeString | str:
-        return its_rows(
+        if tenant._state.adding:
+            return NOTHING
+        lists = its_rows(
             tenant,
             "tenant__id__exact",
             ("tenants_apitoken", "tokens"),
@@ -143,6 +147,8 @@ class TenantAdmin(AuditedAdmin):
             ("billing_attempt", "ledger"),
             ("audit_auditevent", "audit"),
         )
+        router = reverse("admin:routing_router", args=[tenant.pk])
+        return format_html('{} · <a href="{}">router</a>', lists, router)
 
     @admin.action(description="Switch on")
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Tenant]) -> None:

@@ -5,6 +5,7 @@ from billing.admin.budgets import BudgetAdmin, RateLimitAdmin
 from billing.admin.ledger import AdjustmentAdmin, AttemptAdmin, GatewayProcessAdmin, SettlementAdmin
 from billing.admin.plans import PlanAdmin, SubscriptionAdmin
 from billing.admin.prices import PriceVersionAdmin
+from billing.admin.reports import MeterEventAdmin, UsageReportAdmin
 from billing.admin.rollups import UsageHourAdmin, UsageHourTagAdmin, UsageHourUserAdmin
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "AttemptAdmin",
     "BudgetAdmin",
     "GatewayProcessAdmin",
+    "MeterEventAdmin",
     "PlanAdmin",
     "PriceVersionAdmin",
     "RateLimitAdmin",
@@ -24,4 +26,5 @@ __all__ = [
     "UsageHourAdmin",
     "UsageHourTagAdmin",
     "UsageHourUserAdmin",
+    "UsageReportAdmin",
 ]

@@ -30,7 +30,7 @@ class PlanAdmin(AuditedAdmin):
     fieldsets = (
         (None, {"fields": ("name",)}),
         ("Included in a month", {"fields": ("monthly_requests", "monthly_tokens", "overage")}),
-        ("Further", {"fields": ("seats", "retention_days", "features")}),
+        ("Further", {"fields": ("seats", "retention_days", "audit_retention_days", "features")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
@@ -75,7 +75,7 @@ class SubscriptionAdmin(AuditedAdmin):
     list_select_related = ("tenant", "plan")
     search_fields = ("tenant__slug", "plan__name")
     autocomplete_fields = ("tenant", "plan")
-    fields = ("tenant", "plan", "overrides", "discount_percent", "in_force")
+    fields = ("tenant", "plan", "overrides", "discount_percent", "stripe_customer", "stripe_from", "in_force")
     readonly_fields = ("in_force",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:

@@ -88,6 +88,34 @@ def tripped(rule: AlertRule, circuits: Sequence[TrippedCircuit]) -> list[Reading
     ]
 
 
+# --------------------------------------------------------------------------- answers
+
+# Found by the router's labels and by replays of banked conversations.
+_CHANGED: Final = """
+SELECT w.id, w.model_name, w.reason, w.alarmed_at FROM routing_driftwatch w
+WHERE w.alarmed_at > %(after)s AND (%(tenant)s::uuid IS NULL OR w.tenant_id = %(tenant)s::uuid)
+  AND (%(model)s = '' OR w.model_name = %(model)s)
+ORDER BY w.alarmed_at
+"""
+
+
+def changed(rule: AlertRule, now: datetime) -> list[Reading]:
+    """A reading of each model whose answers were found to have changed within the rule's window."""
+    with connection.cursor() as cursor:
+        scope = {"tenant": rule.tenant_id, "model": rule.model_name, "after": now - _span(rule)}
+        cursor.execute(_CHANGED, scope)
+        rows = cursor.fetchall()
+    return [
+        Reading(
+            over=True,
+            about=str(watch_id),
+            message=f"The answers of model {model} have changed: {reason}",
+            facts={"model": model, "since": alarmed_at.isoformat()},
+        )
+        for watch_id, model, reason, alarmed_at in rows
+    ]
+
+
 # --------------------------------------------------------------------------- requests
 
 _REQUESTS: Final = """

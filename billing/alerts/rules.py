@@ -13,7 +13,7 @@ from django.db import DatabaseError
 from django.db.models import CharField, F, Func, Q, Value
 
 from billing.alerts.book import channels_of, open_alert, resolve_alert
-from billing.alerts.measures import Reading, TrippedCircuit, TrippedCircuits, measure, tripped
+from billing.alerts.measures import Reading, TrippedCircuit, TrippedCircuits, changed, measure, tripped
 from billing.models import Alert, AlertRule
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def evaluate_rules(now: datetime, tripped_circuits: TrippedCircuits | None = Non
     for rule in rules.select_related("project").prefetch_related("channels"):
         try:
             latest = _latest(rule)  # before it is measured: what others do from here on makes this one late
-            readings = circuits.readings(rule) if rule.kind == AlertRule.Kind.BREAKER_OPEN else measure(rule, now)
+            readings = _readings(rule, circuits, now)
             opened, resolved = (0, 0) if readings is None else _act(rule, latest, readings, now)
         except DatabaseError:
             logger.exception("alert rule %s cannot be evaluated", rule.pk)
@@ -43,6 +43,12 @@ def evaluate_rules(now: datetime, tripped_circuits: TrippedCircuits | None = Non
         counts["opened"] += opened
         counts["resolved"] += resolved
     return counts
+
+
+def _readings(rule: AlertRule, circuits: "_Circuits", now: datetime) -> list[Reading] | None:
+    if rule.kind == AlertRule.Kind.BREAKER_OPEN:
+        return circuits.readings(rule)
+    return changed(rule, now) if rule.kind == AlertRule.Kind.QUALITY_DROP else measure(rule, now)
 
 
 class _Circuits:

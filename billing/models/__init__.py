@@ -4,6 +4,7 @@ from billing.models.alerts import Alert, AlertChannel, AlertDelivery, AlertRule
 from billing.models.budgets import Budget, BudgetPeriod, Plan, RateLimit, Subscription
 from billing.models.ledger import Adjustment, Attempt, GatewayProcess, Settlement
 from billing.models.prices import TOKEN_PRICES, PriceVersion
+from billing.models.reports import MeterEvent, MeterValue, UsageReport
 from billing.models.rollups import RollupMark, UsageHour, UsageHourTag, UsageHourUser
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Budget",
     "BudgetPeriod",
     "GatewayProcess",
+    "MeterEvent",
+    "MeterValue",
     "Plan",
     "PriceVersion",
     "RateLimit",
@@ -26,4 +29,5 @@ __all__ = [
     "UsageHour",
     "UsageHourTag",
     "UsageHourUser",
+    "UsageReport",
 ]

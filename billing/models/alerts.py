@@ -135,6 +135,7 @@ class AlertRule(Row):
         NO_TRAFFIC = "no_traffic", "no requests"
         BREAKER_OPEN = "breaker_open", "a circuit breaker is open"
         PRICE_UNKNOWN = "price_unknown", "calls without a known price"
+        QUALITY_DROP = "quality_drop", "a model's answers have changed"
 
     MEASURED: ClassVar[frozenset[str]] = frozenset({"error_rate", "latency_p95"})  # say nothing without a threshold
 

@@ -1,6 +1,7 @@
 """What may be spent: budgets, their periods, rate limits and plans."""
 
 import copy
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Self
 
@@ -254,6 +255,9 @@ class Plan(Row):
     overage = models.BooleanField(default=False, help_text="Serve what goes beyond, and bill it. Off: refuse it.")
     seats = models.PositiveIntegerField(null=True, blank=True, help_text="Members. Empty: no limit.")
     retention_days = models.PositiveIntegerField(default=90, help_text="How long request logs are kept.")
+    audit_retention_days = models.PositiveIntegerField(
+        default=365, db_default=365, help_text="How long audit events are kept. 0: for ever."
+    )
     features = ArrayField(models.CharField(max_length=32), default=list, blank=True)
 
     class Meta:
@@ -273,7 +277,7 @@ class Subscription(Row):
     """The plan a tenant is on, and what was agreed differently with it."""
 
     OVERRIDABLE: ClassVar[tuple[str, ...]] = (
-        "monthly_requests", "monthly_tokens", "overage", "seats", "retention_days", "features",
+        "monthly_requests", "monthly_tokens", "overage", "seats", "retention_days", "audit_retention_days", "features",
     )  # fmt: skip
 
     tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, related_name="subscription")
@@ -286,12 +290,31 @@ class Subscription(Row):
         validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(100))],
         help_text="Taken off every price of this tenant's ledger lines.",
     )
+    stripe_customer = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="cus_...: its usage is reported there. Empty: nowhere.",
+    )
+    stripe_from = models.DateField(
+        null=True,
+        blank=True,
+        help_text="The first UTC day that is reported there. Empty: the day on which the customer is entered.",
+    )
 
     class Meta:
         ordering = ("tenant__slug",)
 
     def __str__(self) -> str:
         return f"{self.tenant} on {self.plan}"
+
+    def save(self, **options: Any) -> None:
+        if self.stripe_customer and self.stripe_from is None:
+            self.stripe_from = datetime.now(UTC).date()
+            if (written := options.get("update_fields")) is not None:
+                options["update_fields"] = {*written, "stripe_from"}
+        super().save(**options)
 
     def clean(self) -> None:
         if not isinstance(self.overrides, dict):

@@ -24,6 +24,7 @@ from gateway.admin_pages import PartitionedAdmin
 from gateway.models import RequestContent, RequestLog
 from gateway.operations import FAILED, story
 from gateway.rows import moment_of
+from routing.overview import explained
 from tenants.crypto import DecryptionFailed
 
 
@@ -69,8 +70,8 @@ class RequestLogAdmin(PartitionedAdmin):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         asked = self.get_object(request, object_id)
-        attempts = list(story(asked)) if asked else []
-        return super().change_view(request, object_id, form_url, {"attempts": attempts, **(extra_context or {})})
+        shown = {"attempts": list(story(asked)), "why": explained(asked.pk)} if asked else {}
+        return super().change_view(request, object_id, form_url, {**shown, **(extra_context or {})})
 
     @admin.display(description="who")
     def who(self, row: RequestLog) -> SafeString | str:

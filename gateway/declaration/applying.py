@@ -19,9 +19,11 @@ from gateway.declaration.entries import Entry
 from gateway.declaration.outcome import DeclarationRefused, NewToken, Outcome, shown
 from gateway.declaration.owner import Owner
 from gateway.declaration.plans import apply_plan, apply_subscription
+from gateway.declaration.routing import Published, Routing, apply_strategy
 from gateway.declaration.writing import Writer
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
 from gateway.providers import catalog
+from routing.strategies import keep_strategy
 from tenants.crypto import DecryptionFailed
 from tenants.models import ApiToken, Membership, Project, Tenant, User
 from tenants.tokens import Peppers, matches
@@ -29,7 +31,7 @@ from tenants.tokens import Peppers, matches
 _PROVIDER_VALUES = ("kind", "on_disconnect", "deadlines", "region", "weight", "enabled")
 _MODEL_VALUES = (
     "vendor_model", "fallbacks", "capabilities", "modality", "context_window", "max_output_tokens", "deadlines",
-    "balancing", "hedging", "enabled",
+    "balancing", "hedging", "routed", "enabled",
 )  # fmt: skip
 _TOKEN_ATTRIBUTES = {
     "models": "allowed_models",
@@ -240,6 +242,7 @@ class _Installation(_Catalogue):
             apply_plan(self.writer, entry)
         Budgets(self.writer, self.entry, None).apply()
         Alerting(self.writer, self.entry, None).apply()
+        Published(self.writer, self.entry, None).apply()
 
 
 class _TenantParts(_Catalogue):
@@ -263,11 +266,13 @@ class _TenantParts(_Catalogue):
         self.check_references()
         Budgets(self.writer, self.entry, self.tenant).apply()
         Alerting(self.writer, self.entry, self.tenant).apply()
+        Routing(self.writer, self.entry, self.tenant).apply()
 
     def _apply_project(self, entry: Entry) -> None:
         slug = entry.values["slug"]
         project = Project.objects.filter(tenant=self.tenant, slug=slug).first() or Project(tenant=self.tenant)
-        self.writer.write(entry, project, entry.values, tenant=self.tenant)
+        if self.writer.write(entry, project, entry.only(("slug", "name")), tenant=self.tenant):
+            apply_strategy(self.writer, entry, self.tenant, project)
 
     def _apply_alias(self, entry: Entry) -> None:
         name = entry.values["name"]
@@ -314,14 +319,16 @@ class _TenantParts(_Catalogue):
             tenant=self.tenant, project=project, name=entry.values["name"], revoked_at=None
         ).first()
         if token is None:
-            self._issue(entry, project, value)
+            token = self._issue(entry, project, value)
         elif value is not None and not matches(value, bytes(token.digest), _peppers()[token.pepper_number]):
             token.revoke(self.writer.actor)
-            self._issue(entry, project, value, previous=token)
+            token = self._issue(entry, project, value, previous=token)
         else:
             values = {_TOKEN_ATTRIBUTES[key]: given for key, given in entry.only(_TOKEN_ATTRIBUTES).items()}
             key_of = {attribute: key for key, attribute in _TOKEN_ATTRIBUTES.items()}
             self.writer.write(entry, token, values, tenant=self.tenant, key_of=key_of)
+        if token is not None:
+            apply_strategy(self.writer, entry, self.tenant, token)
 
     def _token_value(self, entry: Entry) -> str | None:
         given: Secret | None = entry.values.get("value")
@@ -332,7 +339,9 @@ class _TenantParts(_Catalogue):
             self.writer.problems.append(Problem(entry.line_of("value"), message))
         return given.value
 
-    def _issue(self, entry: Entry, project: Project, value: str | None, previous: ApiToken | None = None) -> None:
+    def _issue(
+        self, entry: Entry, project: Project, value: str | None, previous: ApiToken | None = None
+    ) -> ApiToken | None:
         attributes = _TOKEN_ATTRIBUTES.items()
         kept = {attribute: getattr(previous, attribute) for _, attribute in attributes} if previous else {}
         kept |= {attribute: entry.values[key] for key, attribute in attributes if key in entry.values}
@@ -347,14 +356,16 @@ class _TenantParts(_Catalogue):
             )
         except ValidationError as exc:
             self.writer.refuse(entry, exc, {attribute: key for key, attribute in attributes})
-            return
+            return None
         if previous:
             follow_token(previous, issued, self.writer.actor)
+            keep_strategy(previous, issued, self.writer.actor)
             self.writer.differ(entry, self.tenant, "value", "(set)", "(changed: the old one is revoked)")
         else:
             self.writer.change("create", "token", f"{self.tenant.slug}/{entry.label}")
         if value is None:
             self.writer.new_tokens.append(NewToken(self.tenant.slug, project.slug, entry.values["name"], text))
+        return issued
 
 
 def _holds(key: ProviderKey, secret: str) -> bool:

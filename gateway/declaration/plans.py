@@ -35,7 +35,7 @@ def apply_subscription(writer: Writer, entry: Entry, tenant: Tenant, declared: I
             writer.missing(entry, "name", wanted, "plan", Plan.objects.values_list("name", flat=True))
         return
     subscription = Subscription.objects.filter(tenant=tenant).first() or Subscription(tenant=tenant)
-    values = {"plan": plan, **entry.only(("overrides", "discount_percent"))}
+    values = {"plan": plan, **entry.only(("overrides", "discount_percent", "stripe_customer"))}
     if not writer.write(entry, subscription, values, tenant=tenant, key_of={"plan": "name"}):
         return
     try:

@@ -6,18 +6,23 @@ A shape is data: a later part of the system adds a row here and a step in :mod:`
 from typing import Final
 
 from billing.models import AlertChannel, AlertRule, Budget, RateLimit
-from gateway.declaration import document
+from gateway.declaration import document, routing
 from gateway.declaration.document import Fault, Problem
 from gateway.declaration.entries import Entry, Field, Shape, mapping_of, one_key_of, part_of, read_entry
 from gateway.models import CAPABILITIES, MODALITIES, Model, Provider
 from gateway.providers import catalog
 from gateway.providers.outbound import Deadlines
+from routing.features import COMPLEXITIES, TASKS
+from routing.models import Experiment, RoutingSettings
+from routing.scores import STRATEGIES
 from tenants.roles import Role, Scope
 
 _NAME: Final = Field(document.name, required=True)
 _TEXT: Final = Field(document.text)
 _ON: Final = Field(document.boolean)
 _SIZE: Final = Field(document.integer, nullable=True)
+_SHARE: Final = Field(routing.share)
+_OWN_STRATEGY: Final = Field(routing.strategy, nullable=True)
 _EVERYTHING: Final = Budget.Scope.INSTALLATION
 _DEADLINES: Final = Field(
     mapping_of("deadline", {stage: Field(document.seconds) for stage in Deadlines.__struct_fields__})
@@ -65,6 +70,7 @@ MODEL: Final = Shape(
         "fallbacks": Field(document.list_of(document.name)),
         "balancing": Field(document.one_of(Model.Balancing.values)),
         "hedging": _ON,
+        "routed": _ON,
         "capabilities": Field(document.list_of(document.one_of(CAPABILITIES))),
         "modality": Field(document.one_of(MODALITIES)),
         "context_window": _SIZE,
@@ -84,7 +90,7 @@ PRICE: Final = Shape(
     },
     identity=("kind", "vendor_model", "effective_from"),
 )
-PROJECT: Final = Shape("project", {"slug": _NAME, "name": _TEXT}, identity=("slug",))
+PROJECT: Final = Shape("project", {"slug": _NAME, "name": _TEXT, "strategy": _OWN_STRATEGY}, identity=("slug",))
 ALIAS: Final = Shape("alias", {"name": _NAME, "model": _NAME})
 TOKEN: Final = Shape(
     "token",
@@ -96,6 +102,7 @@ TOKEN: Final = Shape(
         "cidrs": Field(document.list_of(document.network)),
         "scopes": Field(document.list_of(document.one_of(Scope))),
         "requests_per_minute": Field(document.integer),
+        "strategy": _OWN_STRATEGY,
         "expires_at": Field(document.moment, nullable=True),
     },
     identity=("project", "name"),
@@ -115,6 +122,7 @@ _PLAN_TERMS: Final = {
     "overage": _ON,
     "seats": _SIZE,
     "retention_days": Field(document.integer),
+    "audit_retention_days": Field(document.integer),
     "features": Field(document.list_of(document.name)),
 }
 PLAN: Final = Shape("plan", {"name": _NAME, **_PLAN_TERMS})
@@ -124,6 +132,7 @@ SUBSCRIPTION: Final = Shape(
         "name": _NAME,
         "overrides": Field(mapping_of("plan", _PLAN_TERMS)),
         "discount_percent": Field(document.per_cent),
+        "stripe_customer": Field(document.text),
     },
     identity=(),
 )
@@ -192,6 +201,58 @@ ALERT_RULE: Final = Shape(
         "enabled": _ON,
     },
 )
+_JUDGE: Final = {
+    "usd_per_day": Field(document.money),
+    "rate": _SHARE,
+    "model": Field(document.text, nullable=True),
+    "shadow": _ON,
+}
+_SHARED_POOL: Final = {"reads": _ON, "feeds": _ON}
+_REPLAY: Final = {"usd_per_week": Field(document.money)}
+_EMA: Final = {"alpha": _SHARE, "epsilon": _SHARE, "least_samples": Field(document.integer)}
+ROUTING: Final = Shape(
+    "routing",
+    {
+        "engine": Field(document.one_of(RoutingSettings.Engine.values)),
+        "strategy": Field(document.one_of(STRATEGIES)),
+        "rules": Field(routing.rules),
+        "judge": Field(part_of(Shape("judge", _JUDGE))),
+        "shared_pool": Field(part_of(Shape("shared pool", _SHARED_POOL))),
+        "quality_floor": Field(routing.share, nullable=True),
+        "usd_per_1000_requests": Field(routing.figure, nullable=True),
+        "auto_ab": _ON,
+        "auto_migrate": _ON,
+        "replay": Field(part_of(Shape("replay", _REPLAY))),
+        "ema": Field(part_of(Shape("moving average", _EMA))),
+    },
+    identity=(),
+)
+EXPERIMENT: Final = Shape(
+    "experiment",
+    {
+        "name": _NAME,
+        "task": Field(document.one_of(TASKS), nullable=True),
+        "complexity": Field(document.one_of(COMPLEXITIES), nullable=True),
+        "arms": Field(document.list_of(document.name), required=True),
+        "shares": Field(document.list_of(routing.figure)),
+        "mode": Field(document.one_of(Experiment.Mode.values)),
+        "sticky": Field(document.one_of(Experiment.Sticky.values)),
+        "judge_rate": _SHARE,
+        "guards": Field(document.list_of(routing.guard)),
+        "most_labels": Field(routing.count),
+        "most_days": Field(routing.count),
+        "promotes": _ON,
+    },
+)
+PUBLISHED_SCORE: Final = Shape(
+    "published score",
+    {
+        "vendor_model": _NAME,
+        "quality": Field(routing.share, required=True),
+        "source": Field(document.name, required=True),
+    },
+    identity=("vendor_model",),
+)
 TENANT: Final = Shape(
     "tenant",
     {
@@ -201,6 +262,7 @@ TENANT: Final = Shape(
         "time_zone": Field(document.name),
         "log_content": _ON,
         "plan": Field(part_of(SUBSCRIPTION)),
+        "routing": Field(part_of(ROUTING)),
     },
     sections={
         "projects": PROJECT,
@@ -213,6 +275,8 @@ TENANT: Final = Shape(
         "limits": LIMIT,
         "channels": CHANNEL,
         "alert_rules": ALERT_RULE,
+        "experiments": EXPERIMENT,
+        "published_scores": PUBLISHED_SCORE,
     },
     identity=("slug",),
 )
@@ -227,6 +291,7 @@ FILE: Final = Shape(
         "budgets": INSTALLATION_BUDGET,
         "channels": CHANNEL,
         "alert_rules": ALERT_RULE,
+        "published_scores": PUBLISHED_SCORE,
         "tenants": TENANT,
     },
     identity=(),

@@ -21,7 +21,7 @@ from gateway.providers.target import Target
 from gateway.wire.output_cap import with_output_cap
 from gateway.wire.types import Request, Usage
 
-Purpose = Literal["serve", "retry", "fallback", "hedge", "rescue"]
+Purpose = Literal["serve", "retry", "fallback", "hedge", "rescue", "shadow", "judge", "replay", "classify"]
 
 NOTHING_USED = Usage()
 UNKNOWN_USE = Usage(source="estimated")  # of a vendor that went silent nobody can be sure
@@ -45,7 +45,8 @@ class Job:
     """One request on its way to a vendor: who asks (for the ledger), what, and the targets in order.
 
     ``timeout_s`` is the caller's own limit for all of it, in seconds from ``started`` (``time.perf_counter()``);
-    ``demand`` is what it needs of budgets (None: the tenant has none);
+    ``demand`` is what it needs of budgets (None: the tenant has none); ``task`` and ``complexity`` are for the ledger;
+    ``purpose`` is that of its first attempt;
     ``attempts`` and ``passed_over`` fill up as targets are tried, and ``untried`` empties.
     """
 
@@ -54,11 +55,14 @@ class Job:
     tenant_id: str
     policy_epoch: int
     project_id: str
-    token_id: str
+    token_id: str | None
     targets: Sequence[Target]
     timeout_s: float | None = None
     hedging: bool = False
     demand: Demand | None = None
+    task: str = ""
+    complexity: str = ""
+    purpose: Purpose = "serve"
     started: float = field(default_factory=time.perf_counter)
     attempts: "list[OpenAttempt]" = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
@@ -174,8 +178,8 @@ class OpenAttempt:
                 price_version_id=price.version_id if price else None,
                 started_at=time.time(),
                 discount_bp=price.discount_bp if price else 0,
-                task_type=job.request.extensions.task_type or "",
-                complexity=job.request.extensions.complexity or "",
+                task_type=job.task,
+                complexity=job.complexity,
                 reservation=reservation,
             ),
             min(patience_s, self.deadlines.total),

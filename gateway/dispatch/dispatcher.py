@@ -98,7 +98,7 @@ class Dispatcher:
     # ------------------------------------------------------------------ the chain
 
     async def _through_chain(self, job: Job, ask: Ask[Answer]) -> Served[Answer]:
-        purpose: Purpose = "serve"
+        purpose = job.purpose
         too_long: ContextLengthExceeded | None = None
         while (target := await self._next(job)) is not None:
             try:
@@ -112,7 +112,7 @@ class Dispatcher:
                 too_long = error
                 _keep_larger(job, target)
             except UnsupportedContent:
-                if purpose == "serve":
+                if purpose == job.purpose:
                     raise
             except BudgetExceeded as error:  # of this model or provider alone, perhaps
                 if error.details.get("scope") not in TARGETS_OWN or not job.untried:

@@ -112,10 +112,19 @@ class Breaker:
         self._in_a_row = 0
         self._calls.clear()
 
-    def _mostly_failing(self, now: float) -> bool:
+    def success_rate(self, now: float) -> float | None:
+        """Of the calls within the window; None while there are too few to tell."""
+        calls = self._within_window(now)
+        return sum(ok for _, ok in calls) / len(calls) if len(calls) >= self._rules.calls_for_share else None
+
+    def _within_window(self, now: float) -> deque[tuple[float, bool]]:
         calls = self._calls
         while calls and calls[0][0] < now - self._rules.window_s:
             calls.popleft()
+        return calls
+
+    def _mostly_failing(self, now: float) -> bool:
+        calls = self._within_window(now)
         if len(calls) < self._rules.calls_for_share:
             return False
         return sum(not ok for _, ok in calls) >= self._rules.failure_share * len(calls)

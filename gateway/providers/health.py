@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from gateway.errors import ProviderError
 from gateway.providers.breaker import Breaker, BreakerRules
-from gateway.providers.headroom import exhausted_for
+from gateway.providers.headroom import exhausted_for, share_left
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class TargetHealth:
         self._not_closed: set[str] = set()
         self._paused_until: dict[str, float] = {}
         self._times: dict[str, deque[float]] = {}
+        self._latest_headers: dict[str, Mapping[str, str]] = {}
         self._changed_at: dict[str, float] = {}
         self._following: asyncio.Task[None] | None = None
         self._publishing: set[asyncio.Task[None]] = set()
@@ -130,6 +131,21 @@ class TargetHealth:
             return None
         return sorted(times)[min(int(quantile * len(times)), len(times) - 1)]
 
+    def success_rate(self, circuit: str) -> float | None:
+        """Of the latest calls, 0-1; None while there are too few."""
+        breaker = self._breakers.get(circuit)
+        return breaker.success_rate(time.monotonic()) if breaker else None
+
+    def headroom(self, circuit: str) -> float | None:
+        """What the vendor last said is left of its rate limit, 0-1; None where it says nothing of it."""
+        headers = self._latest_headers.get(circuit)
+        return share_left(headers) if headers else None
+
+    @property
+    def all_well(self) -> bool:
+        """Whether every circuit is closed and no target is to be left alone."""
+        return not self._not_closed and not self._paused_until
+
     @property
     def open_circuits(self) -> int:
         return len(self._not_closed)
@@ -170,6 +186,9 @@ class TargetHealth:
 
     def saw_headers(self, circuit: str, headers: Mapping[str, str]) -> None:
         """Vendors say on each answer what is left of their rate limits."""
+        if len(self._latest_headers) >= MOST_CIRCUITS:
+            self._latest_headers.clear()
+        self._latest_headers[circuit] = headers
         if (pause_s := exhausted_for(headers)) is not None:
             self._pause(circuit, pause_s)
 

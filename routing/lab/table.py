@@ -100,7 +100,7 @@ class Table:
         place = space.tasks.index(task)
         vector[1 + place] = 1.0
         vector[cells + place * per_task + space.complexities.index(request.complexity)] = 1.0
-        return replace(request, task=task, vector=vector)
+        return msgspec.structs.replace(request, task=task, vector=vector)
 
 
 def read_table(path: Path, models: Sequence[str] = ()) -> Table:

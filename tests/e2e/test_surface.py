@@ -25,10 +25,11 @@ OPEN = {
     "admin/(?P<url>.*)$": "tells anybody only that a page is unknown",
 }
 COMMANDS = {
-    "add_provider", "apply", "build_router_features", "check_provider", "classify", "conformance", "create_tenant",
-    "doctor", "down", "export_ledger", "import_prices",
-    "issue_token", "migrate", "prepare", "reap", "reconcile", "reprice", "retention", "revoke_token", "rollup",
-    "rotate_master_key", "routerlab", "send_alerts", "serve", "up", "verify_ledger",
+    "add_provider", "apply", "audit_retention", "auto_ab", "build_router_features", "check_provider", "classify",
+    "conformance", "cost_migration", "create_tenant", "doctor", "down", "experiments", "export_ledger",
+    "import_prices", "import_scores", "issue_token", "judge", "learn", "migrate", "prepare", "reap", "reconcile",
+    "replay", "reprice", "retention", "revoke_token", "rollup", "rotate_master_key", "routerlab", "send_alerts",
+    "serve", "up", "usage_report", "verify_audit", "verify_ledger",
 }  # fmt: skip
 
 

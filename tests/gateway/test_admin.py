@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from audit.models import AuditEvent, JobRun
+from audit.models import AuditCheckpoint, AuditEvent, JobRun
 from audit.record import Actor
 from billing.models import (
     Adjustment,
@@ -26,6 +26,7 @@ from billing.models import (
     Budget,
     BudgetPeriod,
     GatewayProcess,
+    MeterEvent,
     Plan,
     PriceVersion,
     RateLimit,
@@ -34,15 +35,34 @@ from billing.models import (
     UsageHour,
     UsageHourTag,
     UsageHourUser,
+    UsageReport,
 )
 from gateway import provider_check
 from gateway.admin import providers
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey, RequestContent, RequestLog
+from routing.models import (
+    BankedConversation,
+    Decision,
+    DriftWatch,
+    Experiment,
+    ExperimentEvidence,
+    Feedback,
+    JudgeSample,
+    Label,
+    PublishedScore,
+    Ramp,
+    ReplayVerdict,
+    RouterState,
+    RoutingSettings,
+    StrategyChoice,
+    WeightSnapshot,
+)
 from tenants.models import ApiToken, Membership, Tenant, User
 from tests.ledger_rows import log_request, open_attempt, settle
 
 PROJECT_APPS = ("tenants", "gateway", "routing", "guardrails", "billing", "audit")
 PARTS = {Deployment, BudgetPeriod, RollupMark}  # on the page of what they are a part of, or nobody's
+THE_DATABASES = {AuditCheckpoint}  # rows that only a function of the database may write
 PROJECT_MODELS = [
     model for app in PROJECT_APPS for model in apps.get_app_config(app).get_models() if model not in PARTS
 ]
@@ -75,8 +95,49 @@ def world(provider: Provider, model: Model, token: ApiToken, operator: User, act
         AuditEvent.objects.filter(tenant=token.tenant).latest("sequence"),
         JobRun.objects.create(job="rollup", started_at=now, ended_at=now, outcome="done", facts={"hours": 3}),
         *spending_rows(token, now),
+        *routing_rows(token, asked.pk, now),
     ]  # fmt: skip
     return {type(row): row for row in rows}
+
+
+def routing_rows(token: ApiToken, request_id: Any, now: datetime) -> list[Any]:
+    """A row each of a tenant's wishes for its router, of what that found and of what is tried out."""
+    tenant, cell = token.tenant, {"task": "qa", "complexity": "simple"}
+    sealed = {"ciphertext": b"canary-ciphertext", "master_key_number": 1}
+    experiment = Experiment.objects.create(tenant=tenant, name="e", arms=["small", "large"], status="ended")
+    banked = BankedConversation.objects.create(
+        tenant=tenant, project_id=token.project_id, request_id=request_id, model_name="small", score=0.5,
+        **cell, **sealed,
+    )  # fmt: skip
+    columns = {name: [0.5] for name in ("mean", "sd", "cost", "penalty", "propensity")}
+    return [
+        RoutingSettings.objects.create(tenant=tenant, rules=[{"rule": "cheapest", "keep": 4}]),
+        StrategyChoice.objects.create(tenant=tenant, token=token, strategy="cost"),
+        PublishedScore.objects.create(tenant=tenant, vendor_model_pattern="small-*", quality=0.8, source="tests"),
+        Decision.objects.create(
+            request_id=request_id, tenant=tenant, project_id=token.project_id, token_id=token.pk, strategy="balanced",
+            engine="hier", confidence=0.9, vector=b"", input_tokens=9, chosen="small", model_name="small", propensity=1.0,
+            candidates={"model": ["small"], **columns}, removed={"large": ["health", "its circuit is open"]},
+            reason="small: the only candidate", status=200, latency_ms=400.0, **cell,
+        ),
+        Label.objects.create(
+            tenant=tenant, request_id=request_id, model_name="small", rater="judge", value=0.5, vector=b"", **cell
+        ),
+        Feedback.objects.create(tenant=tenant, request_id=request_id, rater="ann", value=0.5, comment="fine"),
+        JudgeSample.objects.create(request_id=request_id, tenant=tenant, due_at=now, **sealed),
+        experiment,
+        ExperimentEvidence.objects.create(tenant=tenant, experiment=experiment),
+        Ramp.objects.create(tenant=tenant, to_model="small"),
+        RouterState.objects.create(tenant=tenant, engine="hier", labels=3),
+        WeightSnapshot.objects.create(
+            tenant=tenant, day=now.date(), engine="hier", labels=3, by_model={"small": {"mean": 0.5, "sd": 0.1}}
+        ),
+        banked,
+        ReplayVerdict.objects.create(
+            tenant=tenant, conversation=banked, week=now.date(), model_name="small", control=False, value=0.5
+        ),
+        DriftWatch.objects.create(tenant=tenant, model_name="small", alarmed_at=now, reason="worse by 0.2"),
+    ]  # fmt: skip
 
 
 def spending_rows(token: ApiToken, now: datetime) -> list[Any]:
@@ -107,6 +168,10 @@ def spending_rows(token: ApiToken, now: datetime) -> list[Any]:
         UsageHour.objects.create(token_id=token.pk, vendor_model="small-1", purpose="serve", **sums),
         UsageHourTag.objects.create(tag="nightly", **sums),
         UsageHourUser.objects.create(end_user="u1", **sums),
+        UsageReport.objects.create(tenant=tenant, day=now.date(), requests=3, spend_usd=1),
+        MeterEvent.objects.create(
+            tenant=tenant, stripe_customer="cus_1", meter_value="spend", day=now.date(), revision=1, value=1_000_000
+        ),
     ]  # fmt: skip
 
 
@@ -117,7 +182,8 @@ def page(model: type[AnyModel], name: str, *args: Any) -> str:
 def everything(world: dict[type, Any], browser: Client) -> list[str]:
     """Every page of the admin that an operator can open."""
     urls = [reverse("admin:index"), reverse("admin:password_change")]
-    urls += [reverse("admin:app_list", args=[app]) for app in ("tenants", "gateway", "billing", "audit")]
+    urls += [reverse("admin:app_list", args=[app]) for app in ("tenants", "gateway", "routing", "billing", "audit")]
+    urls.append(reverse("admin:routing_router", args=[world[Tenant].pk]))
     for model, row in world.items():
         urls += [page(model, "changelist"), page(model, "change", row.pk)]
         if admin.site.get_model_admin(model).has_add_permission(_request_of(browser)):
@@ -160,7 +226,7 @@ def test_every_model_of_the_project_has_a_page(kept: type[AnyModel]) -> None:
 
 
 def test_the_cast_has_a_row_of_every_model(world: dict[type, Any]) -> None:
-    assert set(world) == set(PROJECT_MODELS)
+    assert set(world) == set(PROJECT_MODELS) - THE_DATABASES
 
 
 def test_every_page_answers_an_operator(world: dict[type, Any], browser: Client) -> None:
@@ -224,6 +290,15 @@ def test_names_are_escaped_wherever_they_are_shown(world: dict[type, Any], brows
     AlertDelivery.objects.update(last_error=evil, status="failed")
     Plan.objects.update(name=evil, features=[evil])
     JobRun.objects.update(job=evil, error=evil, facts={evil: evil})
+    Decision.objects.update(reason=evil, removed={evil: [evil, evil]}, end_user=evil, candidates={})
+    Label.objects.update(model_name=evil, rater_name=evil, left_out=evil)
+    Feedback.objects.update(rater=evil, comment=evil)
+    Experiment.objects.update(name=evil, reason=evil, arms=[evil, "large"])
+    Ramp.objects.update(reason=evil, to_model=evil, evidence={"steps": [{evil: evil}]})
+    WeightSnapshot.objects.update(by_model={evil: {"mean": 0.5}})
+    PublishedScore.objects.update(source=evil)
+    DriftWatch.objects.update(model_name=evil, reason=evil, state={evil: evil})
+    BankedConversation.objects.update(model_name=evil)
     UsageHourTag.objects.update(tag=evil)
     UsageHourUser.objects.update(end_user=evil)
     for url in everything(world, browser):
@@ -387,7 +462,8 @@ def test_two_providers_of_a_tenant_cannot_share_a_name(browser: Client, world: d
 
 def test_saving_unchanged_leaves_no_trace(browser: Client, world: dict[type, Any]) -> None:
     before = AuditEvent.objects.count()
-    for model in (Provider, Model, Alias, Budget, RateLimit, Plan, Subscription, AlertChannel, AlertRule):
+    changeable = (Provider, Model, Alias, Budget, RateLimit, Plan, Subscription, AlertChannel, AlertRule)
+    for model in (*changeable, RoutingSettings, StrategyChoice, PublishedScore, Ramp):
         url = page(model, "change", world[model].pk)
         assert browser.post(url, form_values(browser.get(url))).status_code == 302
     assert AuditEvent.objects.count() == before

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.features import BUCKETS, COMPONENTS, FeatureSpace, fit_basis, shipped_basis, term_counts
+from routing.features import BUCKETS, COMPONENTS, FeatureSpace, fit_basis, shipped_basis, terms
 
 SPACE = FeatureSpace()
 
@@ -26,10 +26,29 @@ def test_an_unknown_task_leaves_its_places_empty():
     assert not SPACE.features("hello", "cooking", "simple").vector[1:33].any()
 
 
+def test_places_are_where_the_ones_of_a_vector_are():
+    for task, complexity in (("qa", "simple"), ("math", "complex"), ("qa", "unheard"), ("cooking", "simple")):
+        vector = SPACE.features("hello", task, complexity).vector
+        assert tuple(vector[: SPACE.rest_begins].nonzero()[0]) == SPACE.places(task, complexity)
+
+
 def test_a_long_prompt_is_read_at_both_ends_only():
-    counts = term_counts("alpha " * 3_000 + "middle " + "omega " * 3_000)
-    assert set(term_counts("alpha omega")) <= set(counts) | set(term_counts("alpha omega"))
-    assert not set(term_counts("middle")) & set(counts)
+    found = terms("alpha " * 3_000 + "middle " + "omega " * 3_000)
+    assert terms("alpha") | terms("omega") <= found
+    assert not terms("middle") & found
+
+
+def test_case_does_not_matter_and_marks_are_terms_of_their_own():
+    assert terms("Größe ÉTÉ Hello") == terms("größe été hello")
+    assert terms("f(x)") == terms("f x") | {ord("("), ord(")")}
+    assert terms("“quoted”") == terms("“ quoted ”")
+
+
+@given(st.text(max_size=300))
+def test_a_text_met_again_has_the_same_features(text):
+    first, again = (SPACE.features(text, "qa", "simple").vector for _ in range(2))
+    assert (first == again).all()
+    assert (first[-COMPONENTS:] == shipped_basis().projected(text)).all()
 
 
 def test_prompts_of_a_kind_lie_closer_than_prompts_of_two_kinds():

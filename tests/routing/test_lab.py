@@ -9,7 +9,10 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from routing.lab.bench import Run
 from routing.lab.pairs import ranked_figures
+from routing.lab.replay import Conditions
+from routing.lab.synthetic import WORLDS, made_up
 
 SLICE = Path(__file__).parent / "data" / "zeroeval_slice.jsonl.gz"
 
@@ -48,6 +51,23 @@ def test_nobody_is_served_an_exploratory_answer_with_shadow_pairs():
 def test_each_change_of_the_stream_runs_to_its_end(options):
     row = lab("--orders", "1", "--engines", "hier", *options)["hier"]
     assert 0.4 < row["utility"] < 1
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_simulated_world_is_the_same_each_time_and_can_be_replayed(world):
+    first, second = (made_up(world, prompts=300) for _ in range(2))
+    assert (first.quality == second.quality).all() and (first.cost == second.cost).all()
+    assert first.quality.min() >= 0 and first.quality.max() <= 1 and first.cost.min() > 0
+    assert np.ptp(first.quality.mean(axis=0)) > 0.03
+    run = Run(first, Conditions(judged=0.3), orders=1, engines=("hier", "random"))
+    hier, random = run.figures()
+    assert hier.utility > random.utility
+
+
+def test_the_command_replays_a_simulated_world():
+    out = StringIO()
+    call_command("routerlab", "--world", "few", "--orders", "1", "--engines", "random,oracle", "--json", stdout=out)
+    assert [json.loads(line)["engine"] for line in out.getvalue().splitlines()] == ["random", "oracle"]
 
 
 def test_a_pool_of_two_reports_how_well_it_ranks_prompts():

@@ -98,3 +98,38 @@ def test_what_decisions_read_equals_the_posterior_written_out():
         expected = posterior.weights @ means
         assert mean[model] == pytest.approx(expected)
         assert sd[model] ** 2 == pytest.approx(posterior.weights @ (variances + (means - expected) ** 2))
+
+
+def test_learning_and_forgetting_at_once_equals_one_after_the_other():
+    at_once, in_turn = a_posterior(0.5, 1.0), a_posterior(0.5, 1.0)
+    for model, x, value in labels(50):
+        at_once.update(model, x, value, kept=0.95)
+        in_turn.update(model, x, value)
+        in_turn.forget(0.95)
+    assert at_once.covariance == pytest.approx(in_turn.covariance, rel=1e-9, abs=1e-12)
+    assert (at_once.covariance == at_once.covariance.transpose(0, 2, 1)).all()
+
+
+def test_a_stored_posterior_goes_on_bit_for_bit():
+    posterior = a_posterior(0.5, 1.0)
+    for model, x, value in labels(50):
+        posterior.update(model, x, value, kept=0.99)
+    restored = Posterior.restored(posterior.stored(), WIDTH, (0.5, 1.0))
+    for one in (posterior, restored):
+        one.update(0, np.ones(WIDTH), 0.3)
+    assert restored.stored() == posterior.stored()
+    with pytest.raises(ValueError, match="whole number of blocks"):
+        Posterior.restored(posterior.stored(), WIDTH + 1, (0.5, 1.0))
+
+
+def test_a_model_that_was_reopened_wide_stays_so_until_it_is_labelled():
+    posterior = a_posterior()
+    for model, x, value in labels(60):
+        posterior.update(model, x, value)
+    posterior.reopen(1, bias_sd=0.9)
+    bias = 2 * WIDTH
+    for _ in range(50):
+        posterior.forget(0.9)
+    assert posterior.covariance[0, bias, bias] == pytest.approx(0.81)
+    posterior.update(1, np.eye(WIDTH)[0], 0.2)
+    assert posterior.covariance[0, bias, bias] < 0.4

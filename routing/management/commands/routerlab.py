@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from routing.lab.bench import ENGINES, Run
 from routing.lab.replay import Conditions
 from routing.lab.report import pair_lines, report_lines
-from routing.lab.table import UnusableTable, read_table
+from routing.lab.synthetic import WORLDS, made_up
+from routing.lab.table import Table, UnusableTable, read_table
 
 DEFAULT_DATA = Path(__file__).parents[4] / "shared/data/routing/zeroeval.jsonl.gz"
 
@@ -21,6 +22,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add = parser.add_argument
         add("--data", type=Path, metavar="FILE", help="lines of {prompt, task, q: {model: 0-1}, c: {model: USD}, out}")
+        add("--world", choices=WORLDS, help="a table made by simulation instead")
         add("--models", default="", metavar="A,B", help="the pool; else the reference pool or all that rows share")
         add("--engines", default=",".join(ENGINES), metavar="A,B", help="of: %(default)s")
         add(
@@ -43,10 +45,7 @@ class Command(BaseCommand):
         add("--json", action="store_true", help="one object per engine")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        path = options["data"] or DEFAULT_DATA
-        if not path.exists():
-            raise CommandError(f"{path} does not exist. Name a table with --data FILE; docs/router.md has its format.")
-        run = self._run(path, options)
+        run = self._run(options)
         try:
             figures = run.figures(lambda line: None if options["json"] else self.stderr.write(line))
         except ValueError as exc:
@@ -57,12 +56,8 @@ class Command(BaseCommand):
         pairs = pair_lines(run) if len(run.table.models) == 2 else []
         self.stdout.write("\n".join([*report_lines(run, figures), *pairs]))
 
-    def _run(self, path: Path, options: dict[str, Any]) -> Run:
-        models = [name.strip() for name in options["models"].split(",") if name.strip()]
-        try:
-            table = read_table(path, models)
-        except UnusableTable as exc:
-            raise CommandError(f"{exc}.") from None
+    def _run(self, options: dict[str, Any]) -> Run:
+        table = _table(options)
         if options["price_x10"] and options["price_x10"] not in table.models:
             raise CommandError(f"--price-x10: {options['price_x10']} is none of {', '.join(table.models)}.")
         if not 0 <= options["judged"] <= 1 or options["orders"] < 1 or not 0 <= options["wrong_tasks"] <= 1:
@@ -79,3 +74,15 @@ class Command(BaseCommand):
         )
         engines = tuple(name.strip() for name in options["engines"].split(",") if name.strip())
         return Run(table, conditions, options["orders"], options["prior"], engines, options["averaged"])
+
+
+def _table(options: dict[str, Any]) -> Table:
+    path, models = options["data"] or DEFAULT_DATA, [name.strip() for name in options["models"].split(",")]
+    try:
+        if options["world"]:
+            return made_up(options["world"])
+        if not path.exists():
+            raise CommandError(f"{path} does not exist. Name a table with --data FILE; docs/router.md has its format.")
+        return read_table(path, [model for model in models if model])
+    except UnusableTable as exc:
+        raise CommandError(f"{exc}.") from None

@@ -16,6 +16,7 @@ from billing.alerts.rules import evaluate_rules
 from billing.models import Adjustment, Alert, AlertDelivery, AlertRule
 from billing.rollups import roll_up
 from gateway.models import Model
+from routing.models import DriftWatch
 from tenants.models import ApiToken, Project, Tenant
 from tests.ledger_rows import log_request, open_attempt, settle
 
@@ -250,6 +251,20 @@ def test_calls_without_a_price_are_told(tenant: Tenant, token: ApiToken, model: 
     assert Alert.objects.get().message == "1 calls have no known price within 60 minutes: small-1."
     Adjustment.objects.create(tenant=tenant, attempt=unpriced, reason="reprice", amount_usd=Decimal("0.01"))
     assert counts() == (0, 1)
+
+
+def test_a_model_whose_answers_have_changed_is_told_of_within_the_window(tenant: Tenant, other_tenant: Tenant) -> None:
+    make_rule(tenant, "quality_drop", window_minutes=60)
+    for owner, model, at in (
+        (tenant, "large", NOW - MINUTE),
+        (tenant, "old", NOW - 90 * MINUTE),
+        (other_tenant, "x", NOW),
+    ):
+        DriftWatch.objects.create(tenant=owner, model_name=model, alarmed_at=at, reason="it answers worse")
+    DriftWatch.objects.create(tenant=tenant, model_name="well")
+    assert [counts(), counts()] == [(1, 0), (0, 0)]
+    assert Alert.objects.get().message == "The answers of model large have changed: it answers worse"
+    assert counts(NOW + 60 * MINUTE) == (0, 1)
 
 
 @pytest.fixture

@@ -1,58 +1,40 @@
-"""The bridge: the one module that loads ORM rows for the hot path, and that builds the pipeline from settings."""
+"""Tenants' policies: loaded from rows when a process first needs them, then kept in its memory."""
 
 import asyncio
 import ipaddress
 import logging
-import os
-import socket
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import cast
+from uuid import UUID
 
-import redis.asyncio
-import uuid_utils
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.db.models import Min, Q, QuerySet
 
 from billing.budgets import BudgetFacts, Metric, Scope
-from billing.ledger import ADMISSION_DEADLINE_S, Ledger
+from billing.ledger import ADMISSION_DEADLINE_S
 from billing.models import Budget, PriceVersion, RateLimit, Subscription
 from billing.pricing import PricedVersion, select
-from billing.spool import SPOOL_FOLDER, Spool
 from billing.windows import Kind, Window
-from gateway import dispatch, observability
-from gateway.balancing import Balancer
-from gateway.content_log import ContentLogWriter
-from gateway.dispatch import Dispatcher
 from gateway.errors import InvalidApiKey, LedgerUnavailable
-from gateway.idempotency import IdempotentCalls
-from gateway.journal import Journal
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
-from gateway.pipeline import Limits, Pipeline
 from gateway.policy import ModelFacts, NamePatterns, TenantPolicy, TokenFacts
 from gateway.providers import catalog
-from gateway.providers.addresses import AddressGuard
-from gateway.providers.breaker import BreakerRules
-from gateway.providers.client import VendorClient
-from gateway.providers.health import TargetHealth
 from gateway.providers.outbound import Deadlines
 from gateway.providers.target import Target
-from gateway.providers.transport import Transport
-from gateway.request_log import RequestLogWriter
-from gateway.stored_answers import StoredAnswers
+from gateway.runtime.routing import load_routing
+from routing.facts import RoutingFacts
 from tenants import tokens
-from tenants.crypto import IDEMPOTENT_ANSWER, DecryptionFailed, Keyring
+from tenants.crypto import DecryptionFailed
 from tenants.models import ApiToken, Tenant
-from tenants.ratelimit import LimitFacts, RateLimiter
+from tenants.ratelimit import LimitFacts
 from tenants.ratelimit.rules import Scope as LimitScope
 
 logger = logging.getLogger(__name__)
 
 LOADERS = 4  # threads that load policies; only misses come here
-UNATTENDED_GRACE_S = 5.0  # for calls without a caller, after the server's own drain, in which they had their time too
 MOST_REMEMBERED_TOKENS = 100_000
 
 
@@ -164,7 +146,16 @@ def load_policy(tenant_id: str) -> TenantPolicy:
         log_content=tenant.log_content,
         budgets=_load_budgets(tenant),
         limits=_load_limits(tenant),
+        routing=load_routing(tenant, models),
     )
+
+
+def routing_facts_of(tenant_id: UUID) -> RoutingFacts | None:
+    """What a tenant's router may choose from; None for a tenant that is switched off."""
+    try:
+        return load_policy(str(tenant_id)).routing
+    except InvalidApiKey:
+        return None
 
 
 def _load_budgets(tenant: Tenant) -> tuple[BudgetFacts, ...]:
@@ -256,6 +247,7 @@ def _model_facts(row: Model, ways: list[Target | str]) -> ModelFacts:
         created_at=int(row.created_at.timestamp()),
         balancing=row.balancing,
         hedging=row.hedging,
+        routed=row.routed and row.modality == "chat",
         why_unusable="" if targets else " ".join(dict.fromkeys(str(way) for way in ways)),
     )
 
@@ -312,86 +304,3 @@ def _deadlines(given: dict[str, float]) -> Deadlines:
     if "first_token" in given:
         given = {"first_byte": given["first_token"], **given}
     return Deadlines(**given)
-
-
-class Runtime:
-    """Everything one serving process holds open. Made in the event loop that will use it."""
-
-    def __init__(self) -> None:
-        self.process_id = str(uuid_utils.uuid7())
-        database_url = settings.DATABASE_URL
-        self.policies = PolicyStore(tokens.Peppers.parse(settings.TOKEN_PEPPERS))
-        self.spool = Spool(settings.DATA_DIR / SPOOL_FOLDER, self.process_id)
-        self.ledger = Ledger(database_url, self.process_id, f"{socket.gethostname()}:{os.getpid()}", self.spool)
-        self.request_log = RequestLogWriter(database_url)
-        self.content_log = ContentLogWriter(database_url, settings.MASTER_KEYS)
-        self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
-        self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
-        self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
-        rules = BreakerRules(failures_in_a_row=settings.BREAKER_FAILURES, cool_down_s=settings.BREAKER_COOL_DOWN_S)
-        self.health = TargetHealth(self.redis, rules)
-        keyring = Keyring.parse(settings.MASTER_KEYS, purpose=IDEMPOTENT_ANSWER)
-        self.idempotent = IdempotentCalls(self.redis, keyring, self.process_id)
-        self.pipeline = Pipeline(
-            self.policies,
-            self.limiter,
-            Dispatcher(
-                VendorClient(self.transport, heard=self.health.saw_headers),
-                self.ledger,
-                self.health,
-                settings.BUDGET_PATIENCE_S,
-            ),
-            Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
-            journal=Journal(self.request_log, self.content_log),
-            stored=StoredAnswers(self.redis),
-            idempotent=self.idempotent,
-            limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
-        )
-
-    async def open(self) -> None:
-        await self.transport.open()
-        await self.health.open()
-        await self.ledger.open()
-        await self.request_log.open()
-
-    def report(self) -> None:
-        """What is looked at rather than counted, for the metrics."""
-        observability.OPEN_CIRCUITS.set(self.health.open_circuits)
-        observability.LOG_ROWS_DROPPED.set(self.request_log.dropped + self.content_log.dropped)
-
-    async def close(self) -> None:
-        """Let what is under way finish, then write down what is left to write down."""
-        await dispatch.drained(min(UNATTENDED_GRACE_S, settings.DRAIN_S))
-        await self.transport.close()
-        await self.request_log.close()
-        await self.content_log.close()
-        await self.ledger.close()
-        await self.idempotent.close()
-        await self.health.close()
-        await self.limiter.aclose()
-        await self.redis.aclose()
-        self.policies.close()
-
-
-_opening: "asyncio.Task[Runtime] | None" = None
-
-
-async def current() -> Runtime:
-    """This process's runtime, opened by whoever needs it first (the server's start-up, where it has one)."""
-    global _opening  # noqa: PLW0603 - one per process is the point
-    if _opening is None:
-        _opening = asyncio.create_task(_open())
-    return await asyncio.shield(_opening)
-
-
-async def shut_down() -> None:
-    global _opening
-    opening, _opening = _opening, None
-    if opening is not None:
-        await (await opening).close()
-
-
-async def _open() -> Runtime:
-    runtime = Runtime()
-    await runtime.open()
-    return runtime

@@ -1,0 +1,298 @@
+"""Which model answers when the caller leaves the choice to us: from a request to models in order, with the reason."""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from gateway.errors import (
+    ContextLengthExceeded,
+    GatewayError,
+    InvalidRequest,
+    ModelNotAllowed,
+    NoProviderConfigured,
+    Overloaded,
+    UnsupportedContent,
+)
+from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
+from gateway.wire.types import Request
+from routing.candidates import WELL, Asked, Condition, Contestant
+from routing.classifier import COMPLEXITIES, TASKS, PromptFacts, classify
+from routing.decision import Exploration
+from routing.facts import RunningExperiment
+from routing.features import FeatureSpace, RequestFeatures
+from routing.precedence import Choice, Keys, experiment_of, last_word
+from routing.routers import Question as RouterQuestion
+from routing.routers import Ranking, Router, candidate_of
+from routing.rules import Narrowed, llm, narrow, told
+from routing.scores import Candidate
+
+STRATEGY_OF: Mapping[str, str | None] = {"auto": None, "fast": "latency", "cheap": "cost", "best": "quality"}
+MOST_TRIED = 4  # models of one request: the first, and what follows when it fails
+MOST_REMEMBERED = 10_000
+LATEST = 200  # routed requests of a tenant by which shares are counted
+_Key = TypeVar("_Key", bound=Hashable)
+_Made = TypeVar("_Made")
+_Kept = tuple[Mapping[str, Contestant], tuple[_Made, ...]]
+_SPACE = FeatureSpace()
+_TOOLS_IN_FLIGHT = (b'"tool_calls"', b'"tool_use"', b'"function_call')
+_REFUSALS: Mapping[str, type[GatewayError]] = {
+    "capability": UnsupportedContent,
+    "context": ContextLengthExceeded,
+    "health": Overloaded,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked for a rule, and for how long it is waited for."""
+
+    model: str
+    text: str
+    timeout_s: float
+
+
+class Conditions(Protocol):
+    @property
+    def all_well(self) -> bool:
+        """Whether no circuit at all is open, and no vendor has asked to be left alone."""
+
+    def condition_of(self, policy: TenantPolicy, model: ModelFacts) -> Condition:
+        """How a model does at this moment."""
+
+
+class Routers(Protocol):
+    def router_of(self, policy: TenantPolicy) -> Router:
+        """The tenant's router as of the newest state this process has read."""
+
+
+@dataclass(slots=True)
+class Selection:
+    """The models to try in order, and all that was weighed."""
+
+    models: Sequence[ModelFacts]
+    choice: Choice
+    strategy: str
+    features: RequestFeatures
+    confidence: float
+    decision: Ranking
+    removed: Mapping[str, tuple[str, str]]
+    state_version: int
+    judged: bool
+    judge_probability: float
+    _weighed: Raw | None = None
+
+    @property
+    def weighed(self) -> Raw:
+        """The candidates in order, with what was weighed of each, as columns in JSON."""
+        if self._weighed is None:
+            self._weighed = Raw(msgspec.json.encode(self.decision.as_data()))
+        return self._weighed
+
+    @property
+    def explored(self) -> bool:
+        """Whether something else than the best was served in order to learn."""
+        return self.choice.by == "experiment" or (self.decision.exploratory and self.choice.by != "ramp")
+
+    def as_metadata(self) -> dict[str, Any]:
+        """What the answer says of its routing."""
+        return {
+            "strategy": self.strategy,
+            "task_type": self.features.task,
+            "complexity": self.features.complexity,
+            "confidence": round(self.confidence, 3),
+            "reason": self.choice.reason,
+            "propensity": round(self.choice.propensity, 6),
+            "experiment": self.choice.experiment.name if self.choice.experiment else None,
+            "candidates": self.weighed,
+            "removed": {name: why for name, (_, why) in self.removed.items()},
+        }
+
+
+class Selector:
+    def __init__(self, routers: Routers, conditions: Conditions, seed: int | None = None) -> None:
+        self._routers, self._conditions = routers, conditions
+        self._rng = np.random.default_rng(seed)
+        self._latest: dict[str, deque[str]] = {}
+        self._fields: dict[tuple[str, str], _Kept[Contestant]] = {}
+        self._candidates: dict[tuple[str, tuple[str, ...]], _Kept[Candidate]] = {}
+
+    def question(self, policy: TenantPolicy, token: TokenFacts, request: Request) -> Question | None:
+        """What a rule of the tenant wants a model to be asked before it can choose; mostly nothing."""
+        rules = policy.routing.rules
+        place = next((place for place, rule in enumerate(rules) if rule["rule"] == llm.NAME), None)
+        if place is None or rules[place]["model"] not in policy.models:
+            return None
+        asked = self._read(policy, request)[0]
+        field = narrow(asked, self._allowed(policy, token), rules[:place]).field
+        if len(field) < 2:
+            return None
+        options = rules[place]
+        text = llm.question(asked, field, options.get("descriptions", {}))
+        return Question(options["model"], text, options.get("timeout_s", llm.TIMEOUT_S))
+
+    def select(
+        self, policy: TenantPolicy, token: TokenFacts, request: Request, request_id: str, answer: str | None = None
+    ) -> Selection:
+        """``answer`` is that to :meth:`question`. Raises GatewayError when no model qualifies; the message says what
+        removed each."""
+        routing, wanted = policy.routing, request.extensions
+        asked, features = self._read(policy, request)
+        narrowed = self._narrow(policy, token, asked, wanted.prefer_provider, answer)
+        router = self._routers.router_of(policy)
+        in_flight = bool(routing.experiments or routing.ramps) and _tools_in_flight(request)
+        keys = Keys(request_id, wanted.session_id or request.affinity, request.end_user, in_flight)
+        running = experiment_of(routing, features, narrowed.field, keys)
+        probability = _judge_probability(policy, router, running, request)
+        judged = probability > 0 and bool(self._rng.random() < probability)  # before anything is decided
+        strategy = STRATEGY_OF[request.model] or wanted.routing_strategy
+        strategy = strategy or routing.strategy_for(token.id, token.project_id)
+        decision = router.decide(
+            RouterQuestion(
+                features,
+                self._candidates_of(policy, narrowed.field),
+                strategy,
+                _exploration(policy, request) if judged and running is None else Exploration.NONE,
+                narrowed.points,
+            ),
+            self._rng,
+        )
+        choice = last_word(routing, running, features, decision, keys)
+        if routing.rules:
+            self._latest.setdefault(policy.id, deque(maxlen=LATEST)).append(choice.model)
+        names = [choice.model, *(name for name in decision.models if name != choice.model)]
+        return Selection(
+            models=[policy.models[name] for name in names[:MOST_TRIED]],
+            choice=choice,
+            strategy=strategy,
+            features=features,
+            confidence=asked.confidence,
+            decision=decision,
+            removed=narrowed.removed,
+            state_version=router.version,
+            judged=judged,
+            judge_probability=probability,
+        )
+
+    def _read(self, policy: TenantPolicy, request: Request) -> tuple[Asked, RequestFeatures]:
+        """What the request is like. Raises InvalidRequest for a task or complexity that there is not."""
+        _refuse_unknown_words(request)
+        wanted = request.extensions
+        facts = PromptFacts.of(request)
+        said = classify(facts)
+        well = (
+            not policy.routing.rules and self._conditions.all_well
+        )  # nearly always: then nobody needs to be looked up
+        task, complexity = wanted.task_type or said.task, wanted.complexity or said.complexity
+        features = _SPACE.features(facts.text, task, complexity, input_tokens=max(1, request.input_chars // 4))
+        asked = Asked(
+            task=task,
+            complexity=complexity,
+            confidence=said.confidence,
+            needs=request.needs,
+            input_tokens=features.input_tokens,
+            max_tokens=request.max_tokens,
+            text=facts.text,
+            now=_well if well else lambda name: self._condition(policy, name),
+        )
+        return asked, features
+
+    def _condition(self, policy: TenantPolicy, name: str) -> Condition:
+        condition = self._conditions.condition_of(policy, policy.models[name])
+        if not policy.routing.rules:  # nobody asks for its share
+            return condition
+        latest = self._latest.get(policy.id)
+        return replace(condition, share=latest.count(name) / len(latest)) if latest else condition
+
+    def _narrow(
+        self, policy: TenantPolicy, token: TokenFacts, asked: Asked, preferred: str | None, answer: str | None
+    ) -> Narrowed:
+        """Those who may answer; of them the preferred provider's, if there are any."""
+        narrowed = narrow(asked, self._allowed(policy, token), policy.routing.rules, answer)
+        if not narrowed.field:
+            raise _nothing_left(narrowed)
+        if preferred and (kept := [one for one in narrowed.field if one.provider == preferred]):
+            return Narrowed(kept, narrowed.removed, narrowed.points, narrowed.skipped)
+        return narrowed
+
+    def _allowed(self, policy: TenantPolicy, token: TokenFacts) -> Sequence[Contestant]:
+        """The models this token may use. Raises ModelNotAllowed, or NoProviderConfigured where there are none."""
+        contestants = policy.routing.contestants
+        allowed = _remembered(
+            self._fields,
+            (policy.id, token.id),
+            contestants,
+            lambda: (one for name, one in contestants.items() if name in token.models),
+        )
+        if not allowed:
+            if contestants:
+                raise ModelNotAllowed("This API key may use none of the models to choose from.", param="model")
+            raise NoProviderConfigured("There is no chat model to choose from: none has a provider with a usable key.")
+        return allowed
+
+    def _candidates_of(self, policy: TenantPolicy, field: Sequence[Contestant]) -> Sequence[Candidate]:
+        """The field as the engines see it: the very same object for the same field, so that they may prepare it."""
+        return _remembered(
+            self._candidates,
+            (policy.id, tuple(one.name for one in field)),
+            policy.routing.contestants,
+            lambda: map(candidate_of, field),
+        )
+
+
+def _remembered(
+    known: dict[_Key, "_Kept[_Made]"],
+    key: _Key,
+    contestants: Mapping[str, Contestant],
+    make: Callable[[], Iterable[_Made]],
+) -> tuple[_Made, ...]:
+    """What was made of the very same contestants (prices may change without a new epoch), or is made now."""
+    kept = known.get(key)
+    if kept is None or kept[0] is not contestants:
+        if len(known) >= MOST_REMEMBERED:
+            known.clear()
+        kept = known[key] = (contestants, tuple(make()))
+    return kept[1]
+
+
+def _well(name: str) -> Condition:
+    return WELL
+
+
+def _refuse_unknown_words(request: Request) -> None:
+    wanted = request.extensions
+    if wanted.task_type is not None and wanted.task_type not in TASKS:
+        raise InvalidRequest(f"'x-task-type' is none of {', '.join(TASKS)}.", param="x-task-type")
+    if wanted.complexity is not None and wanted.complexity not in COMPLEXITIES:
+        raise InvalidRequest(f"'x-complexity' is none of {', '.join(COMPLEXITIES)}.", param="x-complexity")
+
+
+def _judge_probability(
+    policy: TenantPolicy, router: Router, running: RunningExperiment | None, request: Request
+) -> float:
+    """With which this answer is judged: 0 once the day's money is spent; an experiment's answers more often."""
+    probability = router.judge_probability if policy.routing.judges and request.operation == "chat" else 0.0
+    return max(probability, running.judge_rate) if running is not None and probability > 0 else probability
+
+
+def _tools_in_flight(request: Request) -> bool:
+    said = request.fields.get("messages", request.fields.get("input"))
+    return said is not None and any(mark in bytes(said) for mark in _TOOLS_IN_FLIGHT)
+
+
+def _exploration(policy: TenantPolicy, request: Request) -> Exploration:
+    """Never while tools are in flight: another model would go on with calls it has not made."""
+    if _tools_in_flight(request):
+        return Exploration.NONE
+    return Exploration.SHADOW if policy.routing.shadow else Exploration.SERVED
+
+
+def _nothing_left(narrowed: Narrowed) -> GatewayError:
+    """No model qualifies: which filter removed what, and the status of the one that left the least hope."""
+    rules = {rule for rule, _ in narrowed.removed.values()}
+    kind = next((error for rule, error in _REFUSALS.items() if rule in rules), ModelNotAllowed)
+    return kind(f"No model qualifies for this request: {told(narrowed.removed)}.", param="model")

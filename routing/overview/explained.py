@@ -1,0 +1,88 @@
+"""One decision, laid out: who was weighed, who was left out and why, and what was said of the answer since."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from gateway.rows import moment_of
+from routing.models import Decision, Experiment, Feedback, Label
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A candidate: cost in USD per 1,000 requests like this one; penalty, points and score in points of quality."""
+
+    model: str
+    mean: float
+    sd: float
+    cost: float
+    penalty: float
+    points: float
+    propensity: float
+    chosen: bool
+    answered: bool
+    challenger: bool
+
+    @property
+    def score(self) -> float:
+        return self.mean - self.penalty + self.points
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    model: str
+    rule: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    decision: Decision
+    at: datetime
+    candidates: Sequence[Weighed]
+    removed: Sequence[Removed]
+    labels: Sequence[Label]
+    feedback: Sequence[Feedback]
+    experiment: Experiment | None
+
+
+def explained(request_id: UUID) -> Explanation | None:
+    """Of a request that was routed; None of any other. At most four queries."""
+    decision = Decision.objects.select_related("tenant").filter(pk=request_id).first()
+    if decision is None:
+        return None
+    of_request = {"tenant": decision.tenant_id, "request_id": decision.request_id}
+    experiments = Experiment.objects.filter(tenant=decision.tenant_id)
+    return Explanation(
+        decision=decision,
+        at=moment_of(decision.request_id),
+        candidates=weighed(decision),
+        removed=[Removed(model, *why) for model, why in decision.removed.items()],
+        labels=list(Label.objects.filter(**of_request).order_by("id")),
+        feedback=list(Feedback.objects.filter(**of_request).order_by("rated_at")),
+        experiment=experiments.filter(pk=decision.experiment_id).first() if decision.experiment_id else None,
+    )
+
+
+def weighed(decision: Decision) -> list[Weighed]:
+    """The candidates in the order of trial, out of the columns that are logged."""
+    logged = decision.candidates
+    models = logged.get("model", [])
+    nothing = [0.0] * len(models)
+    columns = (logged.get(name, nothing) for name in ("mean", "sd", "cost", "penalty", "points", "propensity"))
+    return [
+        Weighed(
+            model=model,
+            mean=mean,
+            sd=sd,
+            cost=cost,
+            penalty=penalty,
+            points=points,
+            propensity=propensity,
+            chosen=model == decision.chosen,
+            answered=model == decision.model_name,
+            challenger=model == decision.challenger,
+        )
+        for model, mean, sd, cost, penalty, points, propensity in zip(models, *columns, strict=True)
+    ]
