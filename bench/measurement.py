@@ -76,9 +76,7 @@ class Measurement:
     ``values`` has, by server and row, one number per round. CPU and latency rows are named in :mod:`bench.report`.
     """
 
-    def __init__(
-        self, load: LoadProcess, volume: Volume, installation: Installation, *, routed: bool = False
-    ) -> None:
+    def __init__(self, load: LoadProcess, volume: Volume, installation: Installation, *, routed: bool = False) -> None:
         self._load, self._volume, self._installation, self._routed = load, volume, installation, routed
         self._whole_answers = self._streams = 0
         self.values: dict[str, dict[str, list[float]]] = {}

@@ -32,6 +32,7 @@ from routing.rules import Narrowed, llm, narrow, told
 from routing.scores import Candidate
 
 STRATEGY_OF: Mapping[str, str | None] = {"auto": None, "fast": "latency", "cheap": "cost", "best": "quality"}
+ROUTED = frozenset({"chat", "count_tokens"})
 MOST_TRIED = 4  # models of one request: the first, and what follows when it fails
 MOST_REMEMBERED = 10_000
 LATEST = 200  # routed requests of a tenant by which shares are counted
@@ -179,7 +180,10 @@ class Selector:
         )
 
     def _read(self, policy: TenantPolicy, request: Request) -> tuple[Asked, RequestFeatures]:
-        """What the request is like. Raises InvalidRequest for a task or complexity that there is not."""
+        """What the request is like. Raises InvalidRequest for a task or complexity that there is not, and for what no
+        chat model does."""
+        if request.operation not in ROUTED:
+            raise InvalidRequest(f"'{request.model}' chooses among chat models; name a model here.", param="model")
         _refuse_unknown_words(request)
         wanted = request.extensions
         facts = PromptFacts.of(request)
@@ -281,7 +285,10 @@ def _judge_probability(
 
 def _tools_in_flight(request: Request) -> bool:
     said = request.fields.get("messages", request.fields.get("input"))
-    return said is not None and any(mark in bytes(said) for mark in _TOOLS_IN_FLIGHT)
+    if said is None:
+        return False
+    text = bytes(said)
+    return any(mark in text for mark in _TOOLS_IN_FLIGHT)
 
 
 def _exploration(policy: TenantPolicy, request: Request) -> Exploration:

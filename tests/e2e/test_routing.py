@@ -14,8 +14,49 @@ from tests import provision
 from tests.e2e.gateway_process import GatewayProcess
 from tests.provision import Database
 
-TOKENS = {name: f"route-{name}-0123456789-abcdefgh" for name in ("all", "small", "none")}
+TOKENS = {
+    name: f"route-{name}-0123456789-abcdefgh"
+    for name in ("all", "small", "none", "alias", "advised", "unadvised", "halting", "capped", "limited", "tested")
+}
 ASKED = [{"role": "user", "content": "Write a Python function that reverses a list."}]
+
+
+def others(url: str) -> str:
+    """Tenants that each show one thing: what follows when the first choice cannot answer, and what rules do."""
+    lab = f'{{name: lab, kind: openai-compatible, base_url: "{url}/v1", api_key: "sk-lab"}}'
+    nowhere = '{name: nowhere, kind: openai-compatible, base_url: "http://127.0.0.1:9/v1", api_key: "sk-n"}'
+    small = "price: {input: 0.15, output: 0.6}"
+    large = "price: {input: 2.5, output: 10}"
+    first = f"{{name: first, provider: lab, vendor_model: first-tok8, {small}}}"
+    second = f"{{name: second, provider: lab, vendor_model: second-tok8, {large}}}"
+    ask = "rules: [{rule: models, deny: [adviser]}, {rule: llm, model: adviser, timeout_s: 1}]"
+
+    def tenant(name: str, models: list[str], *rest: str, providers: str = lab) -> str:
+        lines = [
+            f"  - slug: {name}",
+            "    projects: [{slug: web}]",
+            f"    providers: [{providers}]",
+            f"    models: [{', '.join(models)}]",
+            f'    tokens: [{{name: {name}, project: web, value: {TOKENS[name]}, models: ["*"]}}]',
+            *(f"    {line}" for line in rest),
+        ]
+        return "\n".join(lines)
+
+    # The adviser's answer is "tok1 tok2", which is the name of a candidate.
+    tok2 = f"{{name: tok2, provider: lab, vendor_model: named-tok8, {large}}}"
+    adviser = f"{{name: adviser, provider: lab, vendor_model: adviser-tok2, {small}}}"
+    mute = f"{{name: adviser, provider: lab, vendor_model: adviser-silent, {small}}}"
+    dead = f"{{name: first, provider: nowhere, vendor_model: first-tok8, {small}}}"
+    tenants = [
+        tenant("alias", [first, second], "aliases: [{name: auto, model: second}]"),
+        tenant("advised", [first, tok2, adviser], f"routing: {{strategy: cost, {ask}}}"),
+        tenant("unadvised", [first, tok2, mute], f"routing: {{strategy: cost, {ask}}}"),
+        tenant("halting", [dead, second], providers=f"{lab}, {nowhere}"),
+        tenant("capped", [first, second], "budgets: [{name: b, scope: model, of: first, limit: {usd: 0}}]"),
+        tenant("limited", [first, second], "limits: [{scope: model, of: first, requests_per_minute: 2}]"),
+        tenant("tested", [first, second], "experiments: [{name: first-or-second, arms: [first, second]}]"),
+    ]
+    return "\n".join(tenants)
 
 
 def declaration(url: str, routing: str = "") -> str:
@@ -35,6 +76,7 @@ tenants:
       - {{name: small, project: web, value: {TOKENS["small"]}, models: [small]}}
       - {{name: none, project: web, value: {TOKENS["none"]}, models: [auto]}}
 {routing}
+{others(url)}
 """
 
 
@@ -168,3 +210,109 @@ def test_the_list_of_models_has_the_names_that_leave_the_choice_to_us(gateway) -
         assert client.models.retrieve("auto").id == "auto"
     with sdk(gateway, "none") as client:
         assert [model.id for model in client.models.list()] == []
+
+
+# ---------------------------------------------------------------------- when the first choice cannot answer
+
+
+CHEAP: dict[str, Any] = {"model": "cheap", "messages": ASKED}
+
+
+def test_the_next_candidate_answers_when_the_firsts_vendor_is_down(gateway, database) -> None:
+    with sdk(gateway, "halting") as client:
+        meta = told(client.chat.completions.create(**CHEAP))
+    assert (meta["model"], meta["fallback_used"]) == ("second", True)
+    assert meta["routing"]["candidates"]["model"] == ["first", "second"]
+    assert {attempt["model"] for attempt in meta["attempts"]} == {"first", "second"}
+    row = decision(database, meta["request_id"])
+    assert (row["chosen"], row["model_name"]) == ("first", "second")
+
+
+def test_without_fallback_nobody_takes_its_place(gateway) -> None:
+    with sdk(gateway, "halting") as client, pytest.raises(openai.APIStatusError) as refused:
+        client.chat.completions.create(**CHEAP, extra_body={"x-fallback": False})
+    assert refused.value.status_code in (502, 503)  # 503 once its circuit is open
+
+
+def test_a_model_whose_own_budget_is_spent_gives_way(gateway) -> None:
+    with sdk(gateway, "capped") as client:
+        assert told(client.chat.completions.create(**CHEAP))["model"] == "second"
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.chat.completions.create(model="first", messages=ASKED)
+    assert refused.value.status_code == 402
+
+
+def test_a_limit_of_one_model_holds_for_whoever_leaves_the_choice(gateway) -> None:
+    with sdk(gateway, "limited") as client:
+        answers = []
+        for _ in range(3):
+            try:
+                answers.append(told(client.chat.completions.create(**CHEAP))["model"])
+            except openai.RateLimitError:
+                answers.append("limited")
+        assert answers == ["first", "first", "limited"]
+        assert told(client.chat.completions.create(model="best", messages=ASKED))["model"] == "second"
+
+
+# ---------------------------------------------------------------------- wishes of tenants and callers
+
+
+def test_an_alias_of_that_name_wins(gateway) -> None:
+    with sdk(gateway, "alias") as client:
+        meta = told(client.chat.completions.create(model="auto", messages=ASKED))
+        assert (meta["model"], meta["routing"]["strategy"]) == ("second", "explicit")
+        assert "auto" in {model.id for model in client.models.list()}
+
+
+def test_the_preferred_provider_answers(gateway) -> None:
+    for provider, model in (("lab", "small"), ("claude", "large"), ("nobody", "small")):
+        with sdk(gateway) as client:
+            asked = client.chat.completions.create(**CHEAP, extra_body={"x-prefer-provider": provider})
+        assert told(asked)["model"] == model
+
+
+def test_a_model_is_asked_which_and_its_answer_is_followed(gateway) -> None:
+    with sdk(gateway, "advised") as client:
+        meta = told(client.chat.completions.create(model="auto", messages=ASKED))
+    assert meta["model"] == "tok2"
+    assert "not chosen by the model that was asked" in meta["routing"]["removed"]["first"]
+    lines = gateway.line_of(meta["request_id"])
+    assert sorted((line["purpose"], line["model"]) for line in lines) == [("classify", "adviser"), ("serve", "tok2")]
+
+
+def test_a_model_that_says_nothing_in_time_is_not_waited_for(gateway) -> None:
+    begun = time.monotonic()
+    with sdk(gateway, "unadvised") as client:
+        meta = told(client.chat.completions.create(model="auto", messages=ASKED))
+    assert meta["model"] == "first"
+    assert 0.9 < time.monotonic() - begun < 10
+
+
+def test_a_session_stays_with_its_arm_of_an_experiment(gateway, database) -> None:
+    with sdk(gateway, "tested") as client:
+        arms: dict[str, set[str]] = {}
+        for number in range(16):
+            session = f"session-{number % 8}"
+            asked = client.chat.completions.create(
+                model="auto", messages=ASKED, extra_headers={"x-gateway-session-id": session}
+            )
+            meta = told(asked)
+            assert meta["routing"]["experiment"] == "first-or-second"
+            assert meta["routing"]["propensity"] == 0.5
+            arms.setdefault(session, set()).add(meta["model"])
+    assert all(len(models) == 1 for models in arms.values())
+    assert set.union(*arms.values()) == {"first", "second"}
+    row = decision(database, meta["request_id"])
+    assert (row["engine"], row["arm"], len(row["unit"])) == ("experiment", meta["model"], 32)
+
+
+def test_what_is_no_chat_has_to_name_its_model(gateway) -> None:
+    with sdk(gateway) as client, pytest.raises(openai.BadRequestError, match="name a model"):
+        client.embeddings.create(model="auto", input="x")
+
+
+def test_the_demo_tenant_answers_without_a_name_of_a_model(gateway) -> None:
+    text = gateway.manage("shell", "-c", "from gateway.first_run import prepare_demo; print(prepare_demo())").stdout
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=text.split()[-1], max_retries=0, timeout=30) as client:
+        meta = told(client.chat.completions.create(model="auto", messages=ASKED))
+    assert meta["model"] == "demo"

@@ -22,8 +22,9 @@ from routing.ema import EmaSettings
 from routing.engine import Engine
 from routing.facts import EngineName, RoutingFacts
 from routing.features import FeatureSpace
+from routing.feedback import LONGEST_COMMENT, UnusableRating, rate
 from routing.learning import give_positions, learn, rebuild, reopen
-from routing.models import Decision, DriftWatch, Label, RouterState, RoutingSettings
+from routing.models import Decision, DriftWatch, Feedback, Label, RouterState, RoutingSettings
 from routing.scores import Experience
 from routing.states import engine_of
 from routing.stored import averages_from_bytes, experience_from_bytes
@@ -320,6 +321,35 @@ def test_judges_and_users_without_a_name_are_not_limited(tenant: Tenant) -> None
         labelled(tenant, end_user="ann")
         labelled(tenant, rater=Label.Rater.USER, end_user="")
     assert give_positions(NOON, ALL) == 0
+
+
+def test_the_first_opinion_is_learned_and_what_is_said_after_that_is_only_kept(tenant: Tenant) -> None:
+    request_id = answered(tenant).request_id
+    assert rate(tenant, request_id, rater="ann", value=0.0).learned
+    assert rate(tenant, request_id, rater="ann", value=1.0).learned  # nobody has learned it yet
+    assert learn(NOON, ALL)["labels"] == 1
+    whole = beliefs(tenant)
+    assert not rate(tenant, request_id, rater="ann", value=0.0).learned
+    assert learn(NOON, ALL)["labels"] == 0
+    assert (beliefs(tenant), Feedback.objects.get().value, Label.objects.get().value) == (whole, 0.0, 1.0)
+    assert rate(tenant, request_id, rater="ben", value=0.0).learned
+
+
+def test_a_comment_that_is_too_long_is_refused_and_nothing_is_kept(tenant: Tenant) -> None:
+    request_id = answered(tenant).request_id
+    assert rate(tenant, request_id, rater="ann", value=1.0, comment="x" * LONGEST_COMMENT).learned
+    with pytest.raises(UnusableRating, match="2000 characters"):
+        rate(tenant, request_id, rater="ben", value=1.0, comment="x" * (LONGEST_COMMENT + 1))
+    assert (Feedback.objects.count(), Label.objects.count()) == (1, 1)
+
+
+def test_a_rating_of_a_request_that_nobody_knows_is_kept_and_teaches_nothing(
+    tenant: Tenant, other_tenant: Tenant
+) -> None:
+    theirs = answered(other_tenant).request_id
+    for request_id in (id_at(NOON), theirs, answered(tenant, model="").request_id):
+        assert not rate(tenant, request_id, rater="ann", value=1.0).learned
+    assert (Feedback.objects.count(), Label.objects.count()) == (3, 0)
 
 
 # ---------------------------------------------------------------------- the shared pool
