@@ -94,7 +94,7 @@ class Journal:
             client_ip=call.client_ip,
         )
         self._request_log.put(row)
-        if outcome.selection is not None:
+        if outcome.selection is not None and request.operation == "chat":
             self._decisions.put(_decision_row(row, outcome.selection))
             if outcome.selection.judged and status == OK and not call.broke_off:
                 self._decisions.put_sample(row.tenant_id, row.id, _sample(call, request, outcome.finish_reason))

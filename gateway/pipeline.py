@@ -267,10 +267,18 @@ class Pipeline:
             raise
         model = policy.known_as(request.model)
         if not model and policy.leaves_choice(request.model):
-            call.selection = self._selector.select(policy, token, request, call.request_id)
-            model = call.selection.choice.model
+            model = await self._chosen_for_limits(call, Outcome(policy, token, request))
         await self._limit(call, token, limits, Asked(request.end_user or "", model, _likely_tokens(request)))
         return request
+
+    async def _chosen_for_limits(self, call: Call, asked: Outcome) -> str:
+        """The router's choice, where a limit may be one of models."""
+        try:
+            call.selection = await self._select(call, asked)
+        except GatewayError:
+            call.outcome = asked  # a refusal like any other: the log hears of it
+            raise
+        return call.selection.choice.model
 
     async def _limit(
         self, call: Call, token: TokenFacts | None, limits: Sequence[LimitFacts] = (), asked: Asked | None = None

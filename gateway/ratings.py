@@ -84,6 +84,7 @@ def _keep(policy: TenantPolicy, token: TokenFacts, rating: Rating) -> bool:
         rater=rating.user or token.name,
         value=rating.value,
         comment=rating.comment or "",
+        end_user=rating.user or "",
     )
     return rated.learned
 

@@ -40,11 +40,13 @@ def value_of(score: int | None, thumbs: str | None) -> float:
 
 
 @transaction.atomic
-def rate(tenant: Tenant, request_id: UUID, *, rater: str, value: float, comment: str = "") -> Rated:
+def rate(tenant: Tenant, request_id: UUID, *, rater: str, value: float, comment: str = "", end_user: str = "") -> Rated:
     """Keep what ``rater`` thinks of an answer (0-1), in the place of what they thought before.
 
     The router learns a rater's first opinion of an answer, if it chose that answer's model; a label it has taken in is
-    never changed. Raises UnusableRating for a comment that is too long.
+    never changed. ``end_user`` is the rater where it is one, and the request names none.
+
+    Raises UnusableRating for a comment that is too long.
     """
     if len(comment) > LONGEST_COMMENT:
         raise UnusableRating(f"A comment has at most {LONGEST_COMMENT} characters.")
@@ -52,17 +54,17 @@ def rate(tenant: Tenant, request_id: UUID, *, rater: str, value: float, comment:
         tenant=tenant, request_id=request_id, rater=rater[:254], defaults={"value": value, "comment": comment}
     )
     decision = Decision.objects.filter(tenant=tenant, request_id=request_id).exclude(model_name="").first()
-    return Rated(feedback, decision is not None and _learn_from(tenant, decision, feedback))
+    return Rated(feedback, decision is not None and _learn_from(tenant, decision, feedback, end_user))
 
 
-def _learn_from(tenant: Tenant, decision: Decision, feedback: Feedback) -> bool:
+def _learn_from(tenant: Tenant, decision: Decision, feedback: Feedback, end_user: str) -> bool:
     values = {
         "value": feedback.value,
         "variance": 0.0,
         "task": decision.task,
         "complexity": decision.complexity,
         "vector": bytes(decision.vector),
-        "end_user": decision.end_user or feedback.rater[:200],
+        "end_user": decision.end_user or end_user[:200],
         "shared": RoutingSettings.of(tenant).feeds_shared,
     }
     label, is_new = Label.objects.get_or_create(

@@ -77,6 +77,10 @@ class Job:
         self.targets = targets
         self.untried = deque(targets)
 
+    def purpose_of(self, further: Purpose) -> Purpose:
+        """Of a further attempt: of calls that the gateway makes by itself every one has the purpose of the first."""
+        return further if self.purpose == "serve" else self.purpose
+
     @property
     def fallback_used(self) -> bool:
         """Whether another target than the first answers."""

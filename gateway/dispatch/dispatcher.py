@@ -117,7 +117,7 @@ class Dispatcher:
             except BudgetExceeded as error:  # of this model or provider alone, perhaps
                 if error.details.get("scope") not in TARGETS_OWN or not job.untried:
                     raise
-            purpose = "fallback"
+            purpose = job.purpose_of("fallback")
         raise too_long or _exhausted(job)
 
     async def _next(self, job: Job) -> Target | None:
@@ -144,7 +144,7 @@ class Dispatcher:
             if wait_s is None:
                 raise
         await asyncio.sleep(wait_s)
-        return await self._attempted(job, target, ask, "retry")
+        return await self._attempted(job, target, ask, job.purpose_of("retry"))
 
     def _expected_s(self, job: Job) -> float | None:
         """What the next target is expected to take; None: there is none."""

@@ -261,7 +261,7 @@ class Migration(migrations.Migration):
                 ('version', models.BigIntegerField(default=0, help_text='Raised with every change.')),
                 ('position', models.BigIntegerField(default=0, help_text='The last label it has learned.')),
                 ('labels', models.PositiveIntegerField(default=0)),
-                ('observed_id', models.UUIDField(help_text='The last decision whose length and latency it has seen.', null=True)),
+                ('observed_id', models.UUIDField(help_text="The moment up to which it has seen answers' lengths and latencies.", null=True)),
                 ('judge_probability', models.FloatField(default=0.0, help_text='With which a routed answer is judged at present.')),
                 ('cost_weight', models.FloatField(help_text='Points of quality per USD per 1,000 requests, where a spend target sets it.', null=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),

@@ -16,7 +16,9 @@ class RouterState(models.Model):
     version = models.BigIntegerField(default=0, help_text="Raised with every change.")
     position = models.BigIntegerField(default=0, help_text="The last label it has learned.")
     labels = models.PositiveIntegerField(default=0)
-    observed_id = models.UUIDField(null=True, help_text="The last decision whose length and latency it has seen.")
+    observed_id = models.UUIDField(
+        null=True, help_text="The moment up to which it has seen answers' lengths and latencies."
+    )
     judge_probability = models.FloatField(default=0.0, help_text="With which a routed answer is judged at present.")
     cost_weight = models.FloatField(
         null=True, help_text="Points of quality per USD per 1,000 requests, where a spend target sets it."

@@ -14,7 +14,7 @@ import httpx
 
 from tests.provision import ROOT, Database
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 
 
