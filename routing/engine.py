@@ -34,8 +34,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
     unpublished_sd: float = 0.2
     priced_sd: float = 0.12
     quality_per_price_decade: float = 0.1
-    prior_scales: tuple[float, ...] = (1.0,)  # (.5, 1, 2, 4) averages over widths; pays from about 1,000 labels
-    kept_per_label: float = 0.995
+    prior_scales: tuple[float, ...] = (1.0,)  # several: averaged by how well each foretells
+    kept_per_label: float = 0.9995
     thompson_shrink: float = 0.7
     hopeless_margin: float = 0.15
     draws: int = 200
@@ -56,8 +56,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What is believed of a model: ``quality`` (0-1) and its standard deviation over requests like those labelled so
-    far, and labels learned.
+    """What is believed of a model: ``quality`` (0-1) and ``sd`` over requests like those labelled so far.
 
     ``drop`` is how far labels have stayed under what was expected, as a share (0-1) of what is too much; ``reopened``
     is the number of the pool's labels when the model was last re-opened.
@@ -227,8 +226,7 @@ class Engine:
         self.models.append(model)
 
     def reopen(self, model: str, *, bias_sd: float = 0.0) -> None:
-        """The model may have changed (its version did, or its answers): keep the mean, be unsure again, of its bias by
-        at least ``bias_sd``."""
+        """The model may have changed: keep the mean, be unsure again, of its bias by at least ``bias_sd``."""
         self.posterior.reopen(self._places[model], bias_sd)
         self.drops[model] = 0.0
         self.reopened[model] = self.version

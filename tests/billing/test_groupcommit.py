@@ -277,7 +277,7 @@ async def test_missing_server_is_unreachable_within_the_time_given() -> None:
 
 
 async def test_restarting_server_costs_a_pause_only(own_server: PostgresServer) -> None:
-    writer = PostgresWriter(own_server.url, "test")
+    writer = PostgresWriter(own_server.url, "test", timeout_s=20)  # recovery takes seconds where the disk is busy
     await writer.run("SELECT 1")
     await asyncio.to_thread(own_server.stop)
     waiting = asyncio.create_task(writer.run("SELECT 2"))
