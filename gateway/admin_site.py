@@ -143,8 +143,13 @@ class OperatorSite(admin.AdminSite):
         apps = [app for app in super().get_app_list(request, app_label) if app["app_label"] in APP_ORDER]
         apps.sort(key=lambda app: APP_ORDER.index(app["app_label"]))
         for app in apps:
-            app["models"].sort(key=lambda model: MODEL_ORDER.index(model["object_name"]))
+            app["models"].sort(key=lambda model: _place(model["object_name"]))
         return apps
+
+
+def _place(model: str) -> int:
+    """Of a model on the start page; one that nobody has given a place comes last rather than breaking every page."""
+    return MODEL_ORDER.index(model) if model in MODEL_ORDER else len(MODEL_ORDER)
 
 
 def chart(hours: list[Hour]) -> list[Bar]:

@@ -12,6 +12,7 @@ from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
+from audit.models import JobRun
 from audit.record import Actor
 from gateway.moments import parse_moment, parse_moment_ahead
 from tenants.crypto import DecryptionFailed
@@ -22,6 +23,15 @@ class OperatorCommand(BaseCommand):
     """A command whose every failure is one clear line on stderr and exit code 1, never a traceback."""
 
     requires_system_checks = ()  # `manage.py check` is for that
+
+    def tell_of(self, run: JobRun) -> None:
+        """What a job found, in one line. Raises CommandError where another worker was at it."""
+        if run.outcome == JobRun.Outcome.SKIPPED:
+            raise CommandError("Another worker is at it right now.")
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {value}" for name, value in run.facts.items() if value not in ([], "")
+        )
+        self.stdout.write(f"{run.outcome}: {told}")
 
     @property
     def actor(self) -> Actor:

@@ -12,4 +12,4 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         run = run_job("judge", lambda: judge_samples(timezone.now()), self.actor.label)
-        self.stdout.write(f"{run.outcome}: {run.facts}")
+        self.tell_of(run)

@@ -23,7 +23,7 @@ class Command(OperatorCommand):
             self._rebuild(options["rebuild"])
             return
         run = run_job("learn", lambda: learn(timezone.now(), routing_facts_of), self.actor.label)
-        self.stdout.write(f"{run.outcome}: {run.facts}")
+        self.tell_of(run)
 
     def _rebuild(self, slug: str) -> None:
         tenant = Tenant.objects.filter(slug=slug).first()
@@ -31,4 +31,4 @@ class Command(OperatorCommand):
         if tenant is None or facts is None:
             raise CommandError(f"There is no tenant '{slug}', or it is switched off.")
         run = run_job("learn", lambda: {"labels": rebuild(tenant, facts, timezone.now())}, self.actor.label)
-        self.stdout.write(f"{run.outcome}: {run.facts}")
+        self.tell_of(run)

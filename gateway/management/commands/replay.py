@@ -17,7 +17,7 @@ class Command(OperatorCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         by = self.actor.label
         run = run_job("replay_bank_populate", lambda: populate(timezone.now()), by)
-        self.stdout.write(f"bank: {run.outcome}: {run.facts}")
+        self.tell_of(run)
         if not options["populate"]:
             run = run_job("replay_execute", lambda: execute(timezone.now()), by)
-            self.stdout.write(f"replay: {run.outcome}: {run.facts}")
+            self.tell_of(run)
