@@ -25,7 +25,8 @@ _SPENT = """
 SELECT b.name, b.cap, sum(p.spent), sum(p.held), coalesce(sum(lines.spent), 0)
 FROM billing_budget b JOIN billing_budgetperiod p ON p.budget_id = b.id
 LEFT JOIN LATERAL (
-  SELECT sum(CASE b.metric WHEN 'usd' THEN coalesce(s.cost_usd, 0) WHEN 'requests' THEN a.held_requests
+  SELECT sum(CASE b.metric WHEN 'usd' THEN coalesce(s.cost_usd, 0)
+    WHEN 'requests' THEN CASE WHEN s.error_code = 'not_sent' THEN 0 ELSE a.held_requests END
     ELSE s.input_tokens + s.cached_input_tokens + s.output_tokens + s.reasoning_tokens END) AS spent
   FROM billing_attempt a JOIN billing_settlement s ON s.attempt_id = a.id WHERE p.id = ANY (a.budget_periods)
 ) lines ON true GROUP BY b.name, b.cap ORDER BY b.name
