@@ -20,6 +20,7 @@ from gateway.providers.health import TargetHealth
 from routing.candidates import Condition
 from routing.engine import Engine, UnreadableState
 from routing.facts import RoutingFacts
+from routing.features import shipped_basis
 from routing.models import RouterState
 from routing.routers import (
     AveragingRouter,
@@ -80,6 +81,7 @@ class RouterStore:
         self._woken = asyncio.Event()
 
     def open(self) -> None:
+        self._thread.submit(shipped_basis)  # takes a while to read: before the first request that is routed, not in it
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
