@@ -32,6 +32,9 @@ RATES: Mapping[Signal, float] = {
 }
 CONTROL_RATE = 0.05
 
+# Whole answers sooner than this are all as good as at once; what differs among them is the network and this machine.
+LEAST_LATENCY_S = 0.5
+
 
 class UnreadableWatch(ValueError):
     """What was stored is no watch."""
@@ -207,7 +210,7 @@ def _value(one: Replayed, signal: Signal) -> float | None:
         return None if one.refused is None else float(one.refused)
     if signal == "invalid_json":
         return None if one.valid_json is None else float(not one.valid_json)
-    return None if one.latency_s is None else log(max(one.latency_s, 1e-3))
+    return None if one.latency_s is None else log(max(one.latency_s, LEAST_LATENCY_S))
 
 
 def _read(model: str, watch: Watch, signal: Signal, control: Series) -> Reading:

@@ -130,7 +130,7 @@ def acme(steady: GradedVendor) -> Organisation:
 
 
 def run(week: int = 0, days: int = 0) -> dict[str, Any]:
-    return execute(NOW + week * WEEK + days * DAY)
+    return execute(datetime.now(UTC) + week * WEEK + days * DAY)  # what it spends, it spends now
 
 
 # ---------------------------------------------------------------------- a week
