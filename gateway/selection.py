@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Raw
+from msgspec.structs import replace
 
 from gateway.errors import (
     ContextLengthExceeded,
@@ -20,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.wire.types import Request
-from routing.candidates import WELL, Asked, Condition, Contestant
+from routing.candidates import Asked, Condition, Contestant, all_well
 from routing.classifier import COMPLEXITIES, TASKS, PromptFacts, classify
 from routing.decision import Exploration
 from routing.facts import RunningExperiment
@@ -120,7 +121,7 @@ class Selector:
         self._rng = np.random.default_rng(seed)
         self._latest: dict[str, deque[str]] = {}
         self._fields: dict[tuple[str, str], _Kept[Contestant]] = {}
-        self._candidates: dict[tuple[str, tuple[str, ...]], _Kept[Candidate]] = {}
+        self._candidates: dict[tuple[str, str | tuple[str, ...]], _Kept[Candidate]] = {}
 
     def question(self, policy: TenantPolicy, token: TokenFacts, request: Request) -> Question | None:
         """What a rule of the tenant wants a model to be asked before it can choose; mostly nothing."""
@@ -155,7 +156,7 @@ class Selector:
         decision = router.decide(
             RouterQuestion(
                 features,
-                self._candidates_of(policy, narrowed.field),
+                self._candidates_of(policy, token, narrowed.field),
                 strategy,
                 _exploration(policy, request) if judged and running is None else Exploration.NONE,
                 narrowed.points,
@@ -165,7 +166,9 @@ class Selector:
         choice = last_word(routing, running, features, decision, keys)
         if routing.rules:
             self._latest.setdefault(policy.id, deque(maxlen=LATEST)).append(choice.model)
-        names = [choice.model, *(name for name in decision.models if name != choice.model)]
+        names = decision.models
+        if choice.model != names[0]:
+            names = [choice.model, *(name for name in names if name != choice.model)]
         return Selection(
             models=[policy.models[name] for name in names[:MOST_TRIED]],
             choice=choice,
@@ -201,7 +204,7 @@ class Selector:
             input_tokens=features.input_tokens,
             max_tokens=request.max_tokens,
             text=facts.text,
-            now=_well if well else lambda name: self._condition(policy, name),
+            now=all_well if well else lambda name: self._condition(policy, name),
         )
         return asked, features
 
@@ -238,11 +241,14 @@ class Selector:
             raise NoProviderConfigured("There is no chat model to choose from: none has a provider with a usable key.")
         return allowed
 
-    def _candidates_of(self, policy: TenantPolicy, field: Sequence[Contestant]) -> Sequence[Candidate]:
+    def _candidates_of(
+        self, policy: TenantPolicy, token: TokenFacts, field: Sequence[Contestant]
+    ) -> Sequence[Candidate]:
         """The field as the engines see it: the very same object for the same field, so that they may prepare it."""
+        everybody = field is self._allowed(policy, token)  # nearly always
         return _remembered(
             self._candidates,
-            (policy.id, tuple(one.name for one in field)),
+            (policy.id, token.id if everybody else tuple(one.name for one in field)),
             policy.routing.contestants,
             lambda: map(candidate_of, field),
         )
@@ -261,10 +267,6 @@ def _remembered(
             known.clear()
         kept = known[key] = (contestants, tuple(make()))
     return kept[1]
-
-
-def _well(name: str) -> Condition:
-    return WELL
 
 
 def _refuse_unknown_words(request: Request) -> None:

@@ -1,16 +1,17 @@
 """Who may answer a routed request, how they do at this moment, and what a rule says of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from gateway.wire.types import Needs
 
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True):
     """How a candidate does at this moment; None is not known. ``paused_s``: seconds until its vendor wants to be asked
     again. ``first_token_s``: usual seconds to the first token. ``success_rate``: of its latest calls, 0-1.
     ``headroom``: what is left of the vendor's rate limit, 0-1. ``share``: of the tenant's latest routed requests, those
@@ -26,6 +27,11 @@ class Condition:
 
 
 WELL = Condition()
+
+
+def all_well(name: str) -> Condition:
+    """How everybody does, nearly always."""
+    return WELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,7 @@ class Contestant:
     region: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A request as rules see it. ``confidence`` (0-1) is the classifier's; ``max_tokens`` is the caller's own.
     ``now`` tells how the candidate of a name does; only rules that have to know call it."""
 
@@ -59,12 +64,11 @@ class Asked:
     now: Callable[[str], Condition]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Names a rule removes, each with the reason, and points of quality (0-1 scale) it gives or takes."""
 
-    removed: Mapping[str, str] = field(default_factory=dict)
-    points: Mapping[str, float] = field(default_factory=dict)
+    removed: Mapping[str, str] = {}
+    points: Mapping[str, float] = {}
 
 
 NOTHING = Verdict()

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from routing.features import RequestFeatures, Vector
-from routing.slate import Scoring
-
-Matrix = NDArray[np.float64]
+from routing.slate import Matrix, Scoring
 
 
 class Exploration(Enum):
@@ -59,6 +56,7 @@ class Decision:
 
     __slots__ = (
         "_chosen",
+        "_expected",
         "_features",
         "_odds",
         "_order",
@@ -76,6 +74,7 @@ class Decision:
         self,
         scoring: Scoring,
         features: RequestFeatures,
+        expected: Matrix,
         scores: Sequence[float],
         chosen: int,
         *,
@@ -85,8 +84,10 @@ class Decision:
         challenger: int | None = None,
         challenger_propensity: float | None = None,
     ) -> None:
-        """``scores`` and the other lists are by candidate of the slate; without ``odds`` there was no chance in it."""
-        self._scoring, self._features, self._scores, self._chosen = scoring, features, scores, chosen
+        """``expected`` is the scoring's of these features; it, ``scores`` and the other lists are by candidate of the
+        slate. Without ``odds`` there was no chance in it."""
+        self._scoring, self._features, self._expected = scoring, features, expected
+        self._scores, self._chosen = scores, chosen
         self._odds, self._points = odds, points
         self._sorted: list[int] | None = None
         self._table: Matrix | None = None
@@ -119,7 +120,7 @@ class Decision:
             self._order = tuple(
                 [
                     Ranked(name, mean, sd, cost, penalty, propensity, points[place])
-                    for name, place, mean, sd, cost, penalty, propensity in zip(
+                    for name, place, mean, cost, penalty, sd, propensity in zip(
                         self.models, self._places, *self._columns().tolist(), strict=True
                     )
                 ]
@@ -130,7 +131,7 @@ class Decision:
     def reason(self) -> str:
         """The decision in words."""
         table, scores, names = self._columns(), self._scores, self.models
-        mean, sd, cost, _, propensity = table[:, 0].tolist()
+        mean, cost, _, sd, propensity = table[:, 0].tolist()
         told = f"{names[0]}: expected quality {mean:.2f} ± {sd:.2f}, {cost:.3f} USD per 1,000 requests"
         if self.exploratory:
             return f"{told}; tried in order to learn, chosen with probability {propensity:.2f}"
@@ -141,7 +142,7 @@ class Decision:
         return f"{told}; ahead of {names[1]} by {scores[first] - scores[second]:.3f} after {beyond}"
 
     def as_data(self) -> dict[str, list[Any]]:
-        """For a log row: ``model, mean, sd, cost, penalty, propensity, points`` as lists, in the order of trial.
+        """For a log row: ``model, mean, cost, penalty, sd, propensity, points`` as lists, in the order of trial.
 
         Rounded to six digits; ``points`` only where a rule gave any.
         """
@@ -177,12 +178,9 @@ class Decision:
         """The rows of ``_COLUMNS``, in the order of trial."""
         if self._table is not None:
             return self._table
-        scoring, features = self._scoring, self._features
         columns = np.zeros((len(_COLUMNS), len(self._scores)))
-        columns[0] = scoring.means(features)
-        columns[1] = scoring.sds(features)
-        columns[2] = costs = scoring.costs(features)
-        columns[3] = scoring.penalties(costs)
+        columns[:3] = self._expected
+        columns[3] = self._scoring.sds(self._features)
         if self._odds is None:
             columns[4, self._chosen] = 1.0
         else:
@@ -191,4 +189,4 @@ class Decision:
         return self._table
 
 
-_COLUMNS = ("mean", "sd", "cost", "penalty", "propensity")
+_COLUMNS = ("mean", "cost", "penalty", "sd", "propensity")

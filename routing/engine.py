@@ -139,27 +139,31 @@ class Engine:
         """
         slate = candidates if isinstance(candidates, Slate) else self.slate(candidates)
         scoring = slate.scoring(features, taste, self.posterior.combined(), self.experience)
-        scores = scoring.scores(features)
+        expected = scoring.expected(features)
+        scores: list[float] = (expected[0] - expected[2]).tolist()
         if points is not None:
             scores = [score + extra for score, extra in zip(scores, points, strict=True)]
         best = scores.index(max(scores))
         if explore is Exploration.NONE or len(scores) == 1:
-            return Decision(scoring, features, scores, best, points=points)
+            return Decision(scoring, features, expected, scores, best, points=points)
         if rng is None:
             raise ValueError("exploring needs a random generator")
-        drawn = self._drawn(scoring, features, scores, rng)
+        drawn = self._drawn(scoring, features, expected[0], np.array(scores), rng)
         if explore is Exploration.SERVED:
             odds = self._odds(drawn)
             chosen = int(rng.choice(len(scores), p=odds))
-            return Decision(scoring, features, scores, chosen, odds=odds, points=points, exploratory=chosen != best)
+            return Decision(
+                scoring, features, expected, scores, chosen, odds=odds, points=points, exploratory=chosen != best
+            )
         drawn[:, best] = -np.inf
         if not np.isfinite(drawn[0]).any():
-            return Decision(scoring, features, scores, best, points=points)
+            return Decision(scoring, features, expected, scores, best, points=points)
         odds = self._odds(drawn)
         picked = int(rng.choice(len(scores), p=odds))
         return Decision(
             scoring,
             features,
+            expected,
             scores,
             best,
             points=points,
@@ -290,14 +294,13 @@ class Engine:
         return True
 
     def _drawn(
-        self, scoring: Scoring, features: RequestFeatures, scores: Sequence[float], rng: np.random.Generator
+        self, scoring: Scoring, features: RequestFeatures, means: Vector, scores: Vector, rng: np.random.Generator
     ) -> Vector:
         """Draws (draws, candidates) of the scores; minus infinity for what is hopeless."""
-        settings, text, means = self.settings, scoring.text_part(features), scoring.means(features)
+        settings, text = self.settings, scoring.text_part(features)
         drawn: Vector = scoring.beliefs.draws(text, settings.draws, settings.thompson_shrink, rng)
-        listed = np.array(scores)
-        drawn += listed - means
-        drawn[:, listed + 1.96 * scoring.sds(features) < listed.max() - settings.hopeless_margin] = -np.inf
+        drawn += scores - means
+        drawn[:, scores + 1.96 * scoring.sds(features) < scores.max() - settings.hopeless_margin] = -np.inf
         return drawn
 
     @staticmethod

@@ -5,8 +5,10 @@ Neither serves a model that does not qualify for the request.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from routing.candidates import Contestant
 from routing.experiments import Experiment
@@ -19,8 +21,7 @@ from routing.routers import Ranking
 DecidedBy = Literal["hier", "ema", "fixed", "experiment", "ramp"]
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(Struct, frozen=True):
     """What may stick to a model: the request itself, its session, its end user. ``tools_in_flight``: it goes on with
     calls of tools that a model has made."""
 
@@ -40,8 +41,7 @@ class Keys:
         return self.of(sticky) != self.request
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """The model that answers, who chose it, the probability of that, and why, in words. ``unit`` is the digest of what
     sticks to its arm of the experiment."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from routing.candidates import Contestant
 from routing.decision import Decision, Exploration, Ranked
@@ -87,15 +88,14 @@ class Weighed:
         return {column: [getattr(one, column) for one in self.order] for column in columns}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """One request as a router is asked about it. ``points`` are what rules add to a candidate's score."""
 
     features: RequestFeatures
     candidates: Sequence[Candidate]
     strategy: str
     explore: Exploration = Exploration.NONE
-    points: Mapping[str, float] = field(default_factory=dict)
+    points: Mapping[str, float] = {}
 
 
 class Router(Protocol):

@@ -13,6 +13,8 @@ from routing.features import FeatureSpace, RequestFeatures, Vector
 from routing.regression import CellBeliefs, Combined
 from routing.scores import Candidate, Experience, Taste
 
+Matrix = NDArray[np.float64]
+
 _MOST_SCORINGS = 256
 
 
@@ -20,8 +22,8 @@ _MOST_SCORINGS = 256
 class Scoring:
     """How the candidates of a slate score for requests of one task, complexity and taste.
 
-    Expected quality is ``texts . t + fixed`` with t, the part of the vector that the text makes; penalty is
-    ``lost + input_tokens x lost_per_token`` in points of quality. Costs are USD per 1,000 requests.
+    Expected quality, cost and what is lost to cost and latency are all linear in (text, input tokens, 1), with the part
+    of the vector that the text makes: one product answers all three.
     """
 
     slate: "Slate"
@@ -29,49 +31,36 @@ class Scoring:
     taste: Taste
     output_costs: Vector
     log_latencies: Vector
-    _texts: Vector = field(init=False, repr=False)
-    _fixed: Vector = field(init=False, repr=False)
-    _fixed_less_lost: Vector = field(init=False, repr=False)
-    _lost_per_token: Vector = field(init=False, repr=False)
-    _lost_to_latency: Vector = field(init=False, repr=False)
+    _linear: Matrix = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._texts, self._fixed = self.beliefs.texts, self.beliefs.fixed
-        weight = self.taste.cost_weight
-        self._lost_to_latency = self.taste.latency_weight * self.log_latencies
-        self._fixed_less_lost = self._fixed - weight * self.output_costs - self._lost_to_latency
-        self._lost_per_token = weight * self.slate.input_prices
+        texts, prices = self.beliefs.texts, self.slate.input_prices
+        weight, nothing = self.taste.cost_weight, np.zeros_like(texts)
+        lost = weight * self.output_costs + self.taste.latency_weight * self.log_latencies
+        self._linear = np.vstack(
+            [
+                np.column_stack([texts, np.zeros_like(prices), self.beliefs.fixed]),
+                np.column_stack([nothing, prices, self.output_costs]),
+                np.column_stack([nothing, weight * prices, lost]),
+            ]
+        )
 
-    def scores(self, features: RequestFeatures) -> list[float]:
-        """Expected quality less penalty, by candidate."""
-        scores: Vector = self._texts.dot(self.text_part(features))
-        scores += self._fixed_less_lost
-        scores -= features.input_tokens * self._lost_per_token
-        listed: list[float] = scores.tolist()
-        return listed
+    def expected(self, features: RequestFeatures) -> Matrix:
+        """By candidate (columns): quality, USD per 1,000 requests, points of quality that cost and latency take."""
+        given = np.empty(self._linear.shape[1])
+        given[:-2] = self.text_part(features)
+        given[-2] = features.input_tokens
+        given[-1] = 1.0
+        expected: Matrix = self._linear.dot(given).reshape(3, -1)
+        return expected
 
     def text_part(self, features: RequestFeatures) -> Vector:
         """Length and components of the request's text."""
         return features.vector[self.beliefs.texts_begin :]
 
-    def means(self, features: RequestFeatures) -> Vector:
-        """Expected quality by candidate."""
-        means: Vector = self._texts.dot(self.text_part(features)) + self._fixed
-        return means
-
     def sds(self, features: RequestFeatures) -> Vector:
         """Standard deviation of what is expected, by candidate."""
         return self.beliefs.sds(self.text_part(features))
-
-    def costs(self, features: RequestFeatures) -> Vector:
-        """USD per 1,000 requests by candidate."""
-        costs: Vector = self.output_costs + features.input_tokens * self.slate.input_prices
-        return costs
-
-    def penalties(self, costs: Vector) -> Vector:
-        """Points of quality that ``costs`` and the candidates' latencies take away."""
-        lost: Vector = self.taste.cost_weight * costs + self._lost_to_latency
-        return lost
 
 
 class Slate:

@@ -7,8 +7,9 @@ list of ``{"rule": name, ...options}``; with ``"soft": true`` a rule that would 
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from routing.candidates import NOTHING, Asked, Contestant, Rule, Verdict
 from routing.rules import (
@@ -52,8 +53,7 @@ _COMMON = ("rule", "soft")
 _NO_OPTIONS: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Narrowed:
+class Narrowed(Struct, frozen=True):
     """What rules leave. ``removed``: name to (rule, reason). ``points``: name to points of quality, of those left.
     ``skipped``: (rule, why) of rules that did not count."""
 

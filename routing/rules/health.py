@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from math import ceil
 
-from routing.candidates import NOTHING, WELL, Asked, Condition, Contestant, Options, Verdict
+from routing.candidates import NOTHING, WELL, Asked, Condition, Contestant, Options, Verdict, all_well
 from routing.rules import options as check_that
 
 NAME = "health"
 
 
 def apply(asked: Asked, field: Sequence[Contestant], options: Options) -> Verdict:
+    if asked.now is all_well:
+        return NOTHING
     least, now, removed = options.get("least_success_rate", 0.0), asked.now, {}
     for one in field:
         condition = now(one.name)

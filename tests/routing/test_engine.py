@@ -105,7 +105,7 @@ def test_the_data_of_a_decision_are_its_candidates_in_order():
     )
     data = decision.as_data()
     assert tuple(data["model"]) == decision.models == tuple(one.model for one in decision.order)
-    assert list(data) == ["model", "mean", "sd", "cost", "penalty", "propensity"]
+    assert list(data) == ["model", "mean", "cost", "penalty", "sd", "propensity"]
     for column in list(data)[1:]:
         assert data[column] == pytest.approx([getattr(one, column) for one in decision.order], abs=1e-6)
     assert len(msgspec.json.encode(data)) < 400
