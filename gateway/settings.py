@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import sys
 from typing import Any
 
 from csp.constants import NONCE, NONE, SELF
@@ -48,7 +49,7 @@ ALLOW_UNPRICED = env.bool("ALLOW_UNPRICED", default=True)
 
 # --------------------------------------------------------------------------- apps
 INSTALLED_APPS = [
-    "daphne",  # first: it replaces `runserver`
+    *(["daphne"] if "runserver" in sys.argv else []),  # first: it replaces that command, and serves nothing else
     "gateway.admin_config.OperatorAdminConfig",  # django.contrib.admin with our site
     "django.contrib.auth",
     "django.contrib.contenttypes",

@@ -157,11 +157,16 @@ def _base_url() -> str:
 
 
 def server_command() -> tuple[str, ...]:
+    """Serves in a process of its own."""
+    return (sys.executable, "-m", "gateway.server", *server_options())
+
+
+def server_options() -> tuple[str, ...]:
     """The one way the gateway is served. What the workers of a former start counted is forgotten first."""
     for counts in (Path(settings.DATA_DIR) / "run" / "metrics").glob("*.db"):
         counts.unlink(missing_ok=True)
     return (
-        sys.executable, "-m", "gateway.server", "gateway.asgi:application",
+        "gateway.asgi:application",
         "--host", settings.HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_WORKERS),
         "--loop", "uvloop", "--http", "gateway.connections:CallerConnection", "--ws", "none", "--lifespan", "on",
         "--no-proxy-headers", "--no-server-header", "--no-access-log", "--log-level", "warning",
