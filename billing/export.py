@@ -37,6 +37,7 @@ COLUMNS: Final = (
     "estimated",
     "started_at",
     "settled_at",
+    "service_tier",
 )
 OPEN: Final = "open"
 _ROWS_AT_A_TIME: Final = 2000
@@ -61,7 +62,8 @@ def export(
 
     Token classes are disjoint. An attempt that is not settled is ``open`` and has neither tokens nor cost; a
     cost is a decimal string, and null (CSV: empty) where the price is unknown. ``estimated``: the vendor did
-    not say what was used. In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
+    not say what was used. ``service_tier``: in which of its tiers it says it served the call ("": the standard
+    one). In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
     """
     write = _json_lines(out) if format == "jsonl" else _csv_lines(out)
     count = 0
@@ -98,6 +100,7 @@ def _attempts(tenant: Tenant | None, since: datetime | None, until: datetime | N
         output_tokens=F("settlement__output_tokens"),
         reasoning_tokens=F("settlement__reasoning_tokens"),
         usage_source=F("settlement__usage_source"),
+        service_tier=F("settlement__service_tier"),
         cost_usd=F("settlement__cost_usd"),
         price=Coalesce("settlement__price_version_id", "price_version_id"),
         settled_at=F("settlement__settled_at"),

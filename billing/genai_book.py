@@ -1,8 +1,8 @@
 """Reads the genai-prices package's own data, offline, as prices by provider kind and pattern of model names.
 
 What our price versions cannot express is skipped with a reason rather than taken over nearly right: an unknown
-price is asked for, a wrong one is paid. Discounts for batches and service tiers are left aside, as the gateway
-asks for neither; so are charges for a vendor's own web and file searches, which no usage reports.
+price is asked for, a wrong one is paid. Of prices for tiers of service those for batches and the flex tier are taken
+over; others are left aside, as are charges for a vendor's own web and file searches, which no usage reports.
 """
 
 import re
@@ -60,6 +60,9 @@ _LEFT_ASIDE: Final = frozenset(
     {"web_searches_kcount", "storage_searches_kcount", "cache_audio_read_mtok", "cache_image_read_mtok"}
 )
 _PER_THOUSAND_REQUESTS: Final = "requests_kcount"
+# How the book names what a price's ``batch`` is for. A gateway's call is served as flex rather than as a batch, so
+# where the book has both (they hardly differ) flex goes first.
+_BATCH_CONTEXTS: Final = ({"service_tier": "flex"}, {"processing": "batch"})
 
 _REGEX_PART: Final = re.compile(
     r"(?P<set>\\d|\[[\w@.-]+\])(?:\{(?P<times>\d+)\})?|\\(?P<escaped>[^\w\s])|(?P<literal>[^\\\[\](){}*+?.^$|])"
@@ -100,6 +103,12 @@ def prices(skipped: list[str]) -> Iterator[BookPrice]:
             except Inexpressible as exc:
                 skipped.append(f"{label}: {exc}")
                 continue
+            for start, terms in timeline:
+                try:
+                    if (batch := _batch(model, start)) is not None:
+                        terms["batch"] = batch
+                except Inexpressible as exc:
+                    skipped.append(f"{label}: as a batch: {exc}")
             patterns = list(_patterns(model.match))
             if None in patterns:
                 skipped.append(f"{label}: names matched by a rule that is not a pattern; known by {model.id} alone")
@@ -121,6 +130,18 @@ def context_window(kind: str, vendor_model: str) -> int | None:
 
 def _timeline(model: types.ModelInfo) -> Iterator[tuple[datetime, types.ModelPrice]]:
     """The model's prices, each with the moment from which it holds. Raises Inexpressible."""
+    steps = list(_standard(model))
+    known = {start for start, _ in steps}
+    yield from steps
+    for variant in model.price_variants or ():
+        if variant.when in _BATCH_CONTEXTS and isinstance(variant.constraint, types.StartDateConstraint):
+            start = datetime.combine(variant.constraint.start_date, time(), UTC)
+            if start not in known and start > min(known):
+                known.add(start)
+                yield start, model.get_prices(start)
+
+
+def _standard(model: types.ModelInfo) -> Iterator[tuple[datetime, types.ModelPrice]]:
     if isinstance(model.prices, types.ModelPrice):
         yield SINCE_EVER, model.prices
         return
@@ -136,6 +157,29 @@ def _timeline(model: types.ModelInfo) -> Iterator[tuple[datetime, types.ModelPri
 
 def _terms(prices: types.ModelPrice) -> dict[str, Any]:
     """A price by our token classes. Raises Inexpressible."""
+    classes = _classes(prices)
+    return {
+        **{name: _base(price) for name, price in classes.items()},
+        "per_request": _rounded((getattr(prices, _PER_THOUSAND_REQUESTS, None) or Decimal(0)) / 1000),
+        "tiers": _tiers(classes),
+    }
+
+
+def _batch(model: types.ModelInfo, at: datetime) -> dict[str, Any] | None:
+    """What costs something else in the flex tier or as a batch; None for a model that the book has no such price of.
+    Raises Inexpressible."""
+    standard = model.get_prices(at)
+    for context in _BATCH_CONTEXTS:
+        if (prices := model.get_prices(at, context)) != standard:
+            former = _classes(standard)
+            classes = {name: price for name, price in _classes(prices).items() if price != former.get(name)}
+            tiers = _tiers(classes)
+            return {name: f"{_base(price):f}" for name, price in classes.items()} | ({"tiers": tiers} if tiers else {})
+    return None
+
+
+def _classes(prices: types.ModelPrice) -> "dict[str, Decimal | types.TieredPrices]":
+    """Raises Inexpressible."""
     given = {key: price for key, price in vars(prices).items() if price is not None}
     if "input_mtok" not in given:
         raise Inexpressible("not charged by input tokens")
@@ -149,11 +193,7 @@ def _terms(prices: types.ModelPrice) -> dict[str, Any]:
     classes.setdefault("output", Decimal(0))  # embeddings and the like have none
     if "cache_write_5m" in classes:
         classes.setdefault("cache_write_1h", classes["cache_write_5m"])
-    return {
-        **{name: _base(price) for name, price in classes.items()},
-        "per_request": _rounded(given.get(_PER_THOUSAND_REQUESTS, Decimal(0)) / 1000),
-        "tiers": _tiers(classes),
-    }
+    return classes
 
 
 def _base(price: Decimal | types.TieredPrices) -> Decimal:

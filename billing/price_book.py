@@ -102,4 +102,5 @@ def _complete(terms: Mapping[str, Any]) -> dict[str, Any]:
     return {name: terms.get(name) for name in TOKEN_PRICES} | {
         "per_request": terms.get("per_request", Decimal(0)),
         "tiers": terms.get("tiers", []),
+        "batch": terms.get("batch"),
     }

@@ -18,6 +18,7 @@ from gateway.wire.types import Usage
 
 PICO_PER_MILLIONTH = 10**6
 MOST_DECIMALS = 6
+BATCH_TIERS = frozenset({"batch", "flex"})  # tiers of service that a vendor gives for the price of a batch
 CHARS_PER_TOKEN = 4  # a rule of thumb, used only until a vendor has counted
 
 _WILDCARD = re.compile(r"[*?\[]")
@@ -73,13 +74,15 @@ class Tier(Struct, frozen=True):
 
 
 class Price(Struct, frozen=True):
-    """One version of what one model costs. ``per_request`` is in pico-USD; ``tiers`` rise by prompt length.
-    ``discount_bp`` is what a tenant gets off each call, in hundredths of a per cent."""
+    """One version of what one model costs. ``per_request`` is in pico-USD; ``tiers`` rise by prompt length; ``batch``
+    has the tokens' prices where the vendor says that it served the call in one of :data:`BATCH_TIERS` (None: the
+    same). ``discount_bp`` is what a tenant gets off each call, in hundredths of a per cent."""
 
     version_id: str
     prices: TokenPrices
     per_request: int = 0
     tiers: tuple[Tier, ...] = ()
+    batch: "Price | None" = None
     discount_bp: int = 0
 
     @classmethod
@@ -91,41 +94,55 @@ class Price(Struct, frozen=True):
         output: Decimal | str,
         per_request: Decimal | str = "0",
         tiers: Iterable[Mapping[str, Any]] = (),
+        batch: Mapping[str, Any] | None = None,
         **classes: Decimal | str | None,
     ) -> "Price":
         """A price from USD per million tokens (``per_request``: USD per call).
 
         ``classes`` are the remaining token classes by name; one that is missing or None is charged as input or
-        output. A tier, ``{"above_input_tokens": 200000, "input": "2.5", ...}``, overrides what it names.
+        output. A tier, ``{"above_input_tokens": 200000, "input": "2.5", ...}``, overrides what it names. ``batch``,
+        ``{"input": "0.6", ..., "tiers": [...]}``, overrides what it names for prompts of any length, and its tiers
+        that for long ones.
 
         Raises ValueError for a negative price, one with more than six decimals, or an unknown class.
         """
         own = {"input": input, "output": output, **classes}
+        rising = _by_length(tiers)
         return cls(
             version_id=version_id,
             prices=_token_prices(own),
             per_request=_millionths(per_request, "per_request") * PICO_PER_MILLIONTH,
-            tiers=tuple(sorted((_tier(tier, own) for tier in tiers), key=lambda tier: tier.above_input_tokens)),
+            tiers=tuple(_tier(tier, own) for tier in rising),
+            batch=cls.from_decimals(version_id, **_over(own, rising, batch)) if batch else None,
         )
 
     def cost(self, usage: Usage) -> int:
         """Pico-USD, exact; a discount is rounded to a whole one, half up."""
+        full = self.per_request + self.token_prices(usage).cost(usage)
+        return full - (full * self.discount_bp + 5_000) // 10_000 if self.discount_bp else full
+
+    def token_prices(self, usage: Usage) -> TokenPrices:
+        """What its tokens cost, by the length of its prompt and the tier of service it was served in."""
+        if self.batch is not None and usage.service_tier in BATCH_TIERS:
+            return self.batch.token_prices(usage)
         prices = self.prices
         if self.tiers:
             for tier in self._reachable_tiers(usage.total_input):
                 prices = tier.prices
-        full = self.per_request + prices.cost(usage)
-        return full - (full * self.discount_bp + 5_000) // 10_000 if self.discount_bp else full
+        return prices
 
     def upper_bound(self, input_tokens: int, max_output_tokens: int, choices: int = 1) -> int:
-        """The most, in pico-USD, that up to so many tokens can cost, whatever their class and tier."""
+        """The most, in pico-USD, that up to so many tokens can cost, whatever their class and tiers."""
         input_pico, output_pico = self.dearest(input_tokens)
         return self.per_request + input_tokens * input_pico + max_output_tokens * choices * output_pico
 
     def dearest(self, input_tokens: int) -> tuple[int, int]:
         """The most, in pico-USD, that a token of a prompt of up to ``input_tokens`` and one of its answer can cost."""
         reachable = [self.prices, *(tier.prices for tier in self._reachable_tiers(input_tokens))]
-        return max(prices.dearest_input for prices in reachable), max(prices.dearest_output for prices in reachable)
+        dearest = [(prices.dearest_input, prices.dearest_output) for prices in reachable]
+        if self.batch is not None:
+            dearest.append(self.batch.dearest(input_tokens))
+        return max(pico for pico, _ in dearest), max(pico for _, pico in dearest)
 
     def _reachable_tiers(self, input_tokens: int) -> list[Tier]:
         return [tier for tier in self.tiers if input_tokens > tier.above_input_tokens]
@@ -203,12 +220,39 @@ def _rank(version: PricedVersion, vendor_model: str) -> tuple[bool, bool, bool, 
     )
 
 
+def _by_length(tiers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Raises ValueError for a tier without a length."""
+    rising = list(tiers)
+    for tier in rising:
+        above = tier.get("above_input_tokens")
+        if not isinstance(above, int) or isinstance(above, bool) or above < 0:
+            raise ValueError("A tier needs above_input_tokens: a whole number of tokens.")
+    return sorted(rising, key=lambda tier: tier["above_input_tokens"])
+
+
 def _tier(tier: Mapping[str, Any], own: Mapping[str, Any]) -> Tier:
-    overrides = dict(tier)
-    above = overrides.pop("above_input_tokens", None)
-    if not isinstance(above, int) or isinstance(above, bool) or above < 0:
-        raise ValueError("A tier needs above_input_tokens: a whole number of tokens.")
-    return Tier(above, _token_prices({**own, **overrides}))
+    overrides = {name: price for name, price in tier.items() if name != "above_input_tokens"}
+    return Tier(tier["above_input_tokens"], _token_prices({**own, **overrides}))
+
+
+def _over(own: Mapping[str, Any], tiers: Iterable[Mapping[str, Any]], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The prices of ``batch`` with what it does not name taken from the standard ones, at every length of prompt."""
+    named = {name: price for name, price in batch.items() if name != "tiers"}
+    if unknown := named.keys() - set(TokenPrices.__struct_fields__):
+        raise ValueError(f"Not a token class: {', '.join(sorted(unknown))}.")
+    batch_tiers = _by_length(batch.get("tiers", ()))
+    lengths = sorted({tier["above_input_tokens"] for tier in (*tiers, *batch_tiers)})
+    return {
+        **own,
+        **named,
+        "tiers": [{**_at(tiers, length), **named, **_at(batch_tiers, length)} for length in lengths],
+    }
+
+
+def _at(tiers: Iterable[Mapping[str, Any]], length: int) -> Mapping[str, Any]:
+    """The tier that holds above a length, as one of that very length."""
+    reached = [tier for tier in tiers if tier["above_input_tokens"] <= length]
+    return {**(reached[-1] if reached else {}), "above_input_tokens": length}
 
 
 def _token_prices(usd_per_million: Mapping[str, Any]) -> TokenPrices:

@@ -15,9 +15,8 @@ from audit.actions import Action
 from audit.record import Actor, record
 from billing.models import Adjustment, PriceVersion, Settlement
 from billing.pricing import Price, PricedVersion, select, to_usd
-from billing.verification import is_charged, usage_of
+from billing.verification import USAGE_COLUMNS, is_charged, usage_of
 from gateway.rows import first_id
-from gateway.wire.types import TOKEN_CLASSES
 from tenants.models import Tenant
 
 _BATCH: Final = 1000
@@ -140,7 +139,7 @@ def _lines(since: datetime, until: datetime, tenant: Tenant | None, model: str) 
     if model:
         lines = lines.filter(Q(attempt__model__name=model) | Q(attempt__vendor_model=model))
     rows: QuerySet[Settlement, Any] = lines.order_by("attempt_id").values(
-        "attempt_id", "tenant_id", "outcome", "cost_usd", "saved_usd", *(f"{name}_tokens" for name in TOKEN_CLASSES),
+        "attempt_id", "tenant_id", "outcome", "cost_usd", "saved_usd", *USAGE_COLUMNS,
         started_at=F("attempt__started_at"),
         discount_bp=F("attempt__discount_bp"),
         vendor_model=F("attempt__vendor_model"),

@@ -177,18 +177,18 @@ CREATE OR REPLACE FUNCTION pointsman_settle(batch json) RETURNS integer LANGUAGE
 DECLARE settled uuid[];
 BEGIN
   WITH written AS (
-    INSERT INTO billing_settlement ({_SETTLEMENT_COLUMNS})
+    INSERT INTO billing_settlement ({_SETTLEMENT_COLUMNS}, service_tier)
     SELECT r.attempt_id, r.tenant_id, r.outcome, u.input, u.cached_input, u.cache_write_5m, u.cache_write_1h, u.output,
       u.reasoning, u.audio_input, u.audio_output, u.source, r.cost_pico * {_PICO}, r.price_version_id,
       r.saved_pico * {_PICO}, r.status_code, left(r.error_code, 64), to_timestamp(r.first_token_at),
-      to_timestamp(r.ended_at)
+      to_timestamp(r.ended_at), coalesce(u.service_tier, '')
     FROM json_to_recordset(batch) AS r(
       attempt_id uuid, tenant_id uuid, outcome text, usage json, cost_pico numeric, price_version_id uuid,
       status_code smallint, error_code text, first_token_at double precision, ended_at double precision,
       saved_pico numeric),
     json_to_record(r.usage) AS u(
       input bigint, cached_input bigint, cache_write_5m bigint, cache_write_1h bigint, output bigint, reasoning bigint,
-      audio_input bigint, audio_output bigint, source text)
+      audio_input bigint, audio_output bigint, source text, service_tier text)
     ON CONFLICT (attempt_id) DO NOTHING RETURNING attempt_id
   ) SELECT array_agg(attempt_id) INTO settled FROM written;
   IF settled IS NULL THEN RETURN 0; END IF;

@@ -27,7 +27,9 @@ _ADMITTED_BEFORE_A_PERIOD: Final = timedelta(hours=1)  # as far as an attempt's 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _ROWS_AT_A_TIME: Final = 2000
 
-_TOKENS: Final = [f"{name}_tokens" for name in TOKEN_CLASSES]
+_TOKENS: Final = tuple(f"{name}_tokens" for name in TOKEN_CLASSES)
+USAGE_COLUMNS: Final = (*_TOKENS, "service_tier")
+"""Of a settlement: what :func:`usage_of` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +210,9 @@ class Wrong:
 
 
 def usage_of(values: dict[str, Any]) -> Usage:
-    """The token classes of a settlement's columns."""
-    return Usage(**{name: values[f"{name}_tokens"] for name in TOKEN_CLASSES})
+    """What a settlement of these columns used, as far as its price depends on it."""
+    counts = {name: values[f"{name}_tokens"] for name in TOKEN_CLASSES}
+    return Usage(**counts, service_tier=values["service_tier"])
 
 
 def is_charged(values: dict[str, Any]) -> bool:
@@ -232,7 +235,7 @@ def _recompute(tenant: Tenant | None, since: datetime, wrong: Wrong) -> Iterator
     if tenant is not None:
         lines = lines.filter(tenant=tenant)
     rows = lines.order_by("attempt_id").values(
-        "attempt_id", "tenant_id", "outcome", "cost_usd", "saved_usd", "price_version_id", *_TOKENS,
+        "attempt_id", "tenant_id", "outcome", "cost_usd", "saved_usd", "price_version_id", *USAGE_COLUMNS,
         discount_bp=F("attempt__discount_bp"),
     )  # fmt: skip
     for row in rows.iterator(chunk_size=_ROWS_AT_A_TIME):

@@ -19,6 +19,7 @@ import msgspec
 from django.conf import settings
 from django.db import transaction
 
+from billing.models import Subscription
 from billing.pricing import to_usd
 from gateway.background_calls import BackgroundCalls
 from gateway.conversations import answer_in, asking, conversation_in, exchange_of
@@ -76,7 +77,10 @@ def judge_samples(now: datetime) -> dict[str, Any]:
     facts["given_up"] += JudgeSample.objects.filter(due_at__lt=now - KEPT_FOR, judged_at=None).delete()[0]
     if not JudgeSample.objects.filter(due_at__lte=now, judged_at=None).exists():
         return facts
-    purses = _Purses(now)
+    without = Subscription.without("judge")
+    if waiting := JudgeSample.objects.filter(tenant__in=without, judged_at=None):
+        facts["not_in_plan"] = sorted(set(waiting.values_list("tenant__slug", flat=True)))
+    purses = _Purses(now, without)
     calls: BackgroundCalls | None = None
     with asyncio.Runner() as runner:
         try:
@@ -98,9 +102,10 @@ def judge_samples(now: datetime) -> dict[str, Any]:
 class _Purses:
     """What judging may still cost each tenant today. A batch begins only while there is something left."""
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(self, now: datetime, without: Iterable[UUID]) -> None:
+        """``without``: tenants whose plan leaves judging out."""
         self._now = now
-        self._left: dict[UUID, Decimal] = {}
+        self._left = dict.fromkeys(without, Decimal(0))
         self.paid_usd = Decimal(0)
 
     @property

@@ -154,7 +154,12 @@ class Pipeline:
         selection, call.selection = call.selection, None
         if selection is not None:
             return selection
+        if not outcome.policy.entitlement.allows("routing") and call.credential is not None:
+            # Nothing is admitted here, so no epoch compared: whether the plan is still that one, the database can tell.
+            outcome.policy, outcome.token = await self._policies.find_anew(call.credential)
+            outcome.token.authorise("inference", call.client_ip)
         policy, token, request = outcome.policy, outcome.token, outcome.request
+        policy.refuse_beyond_plan("routing")
         question = self._selector.question(policy, token, request)
         answer = None if question is None else await self._advice(call, outcome, question)
         return self._selector.select(policy, token, request, call.request_id, answer)

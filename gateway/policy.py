@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from billing.budgets import BudgetFacts
+from billing.features import EVERYTHING, Entitlement, Feature
 from gateway.errors import (
     InvalidApiKey,
     ModelNotAllowed,
@@ -124,6 +125,12 @@ class TenantPolicy:
     limits: tuple[LimitFacts, ...] = ()
     valid_until: float | None = None
     routing: RoutingFacts = field(default_factory=RoutingFacts)
+    entitlement: Entitlement = EVERYTHING
+
+    def refuse_beyond_plan(self, feature: Feature) -> None:
+        """Raises PermissionDenied where the tenant's plan leaves a feature out."""
+        if not self.entitlement.allows(feature):
+            raise PermissionDenied(self.entitlement.refusal(feature))
 
     def leaves_choice(self, name: str) -> bool:
         """Whether a name stands for "choose for me": a virtual one that the tenant has not given to a model."""
@@ -171,6 +178,8 @@ class TenantPolicy:
 
     def virtual_names(self, token: TokenFacts) -> list[str]:
         """The names under which this token may leave the choice to the router."""
+        if not self.entitlement.allows("routing"):
+            return []
         if not any(name in token.models for name in self.routing.contestants):
             return []
         return sorted(name for name in VIRTUAL_NAMES if self.leaves_choice(name))

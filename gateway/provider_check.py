@@ -131,6 +131,7 @@ def _settle(line: Attempt, result: ProbeResult) -> None:
         outcome=Settlement.Outcome.SETTLED if result.ok else Settlement.Outcome.FAILED,
         **{f"{name}_tokens": getattr(usage, name) for name in TOKEN_CLASSES},
         usage_source=usage.source,
+        service_tier=usage.service_tier,
         cost_usd=to_usd(price.cost(usage) if result.ok else 0) if price else None,
         price_version=line.price_version,
         status_code=vendor_status(result.error),

@@ -37,6 +37,10 @@ member_joins = Signal()
 """Somebody (``user``) is about to become a member of ``tenant``. Whoever objects raises ValidationError."""
 
 
+content_is_kept = Signal()
+"""``tenant`` is about to have its prompts and answers kept. Whoever objects raises ValidationError."""
+
+
 class EmailUserManager(UserManager["User"]):
     """Accounts are known by e-mail address; Django's user name does not exist here."""
 
@@ -91,6 +95,8 @@ class Tenant(Row):
     def clean(self) -> None:
         if self.time_zone not in zoneinfo.available_timezones():
             raise ValidationError({"time_zone": "Not a time zone; they are named like Europe/Berlin."})
+        if self.log_content and not Tenant.objects.filter(pk=self.pk, log_content=True).exists():
+            content_is_kept.send(Tenant, tenant=self)
 
 
 class Project(Row):

@@ -67,6 +67,7 @@ class SettlementInline(ReadOnlyInline):
         "outcome",
         "cost",
         "usage_source",
+        "service_tier",
         "status_code",
         "error_code",
         "first_token_at",

@@ -10,13 +10,29 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from audit.admin_trail import AuditedAdmin
+from billing.features import FEATURES
 from billing.models import Plan, Subscription
 from gateway.admin_columns import NOTHING, badge, count, count_link, plain_decimal, words
-from gateway.admin_forms import LinesField
+from gateway.admin_forms import CheckBoxesField
 
 
 class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
-    features = LinesField(required=False, help_text="One a line.")
+    some_features = forms.BooleanField(
+        label="Only some features", required=False, help_text="Those ticked below. Off: all of them."
+    )
+    features = CheckBoxesField(FEATURES, required=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["some_features"] = self.instance.features is not None
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if not cleaned.get("some_features"):
+            if cleaned.get("features"):
+                self.add_error("some_features", "All features are included while this is off.")
+            cleaned["features"] = None
+        return cleaned
 
 
 @admin.register(Plan)
@@ -30,7 +46,8 @@ class PlanAdmin(AuditedAdmin):
     fieldsets = (
         (None, {"fields": ("name",)}),
         ("Included in a month", {"fields": ("monthly_requests", "monthly_tokens", "overage")}),
-        ("Further", {"fields": ("seats", "retention_days", "audit_retention_days", "features")}),
+        ("Further", {"fields": ("seats", "retention_days", "audit_retention_days")}),
+        ("Features", {"fields": ("some_features", "features")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
@@ -61,7 +78,7 @@ class PlanAdmin(AuditedAdmin):
 
     @admin.display(description="features")
     def features_(self, plan: Plan) -> SafeString | str:
-        return words(plan.features)
+        return "all" if plan.features is None else words(plan.features)
 
     @admin.display(description="tenants", ordering="subscription_count")
     def tenants(self, plan: Any) -> SafeString:
@@ -104,7 +121,10 @@ class SubscriptionAdmin(AuditedAdmin):
 
 
 def _named(terms: dict[str, Any]) -> list[str]:
-    return [f"{name.replace('_', ' ')}: {_term(value)}" for name, value in terms.items()]
+    return [
+        f"{name.replace('_', ' ')}: {'all' if name == 'features' and value is None else _term(value)}"
+        for name, value in terms.items()
+    ]
 
 
 def _term(value: Any) -> str:

@@ -30,6 +30,13 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
         "of a request whose prompt is longer than 200,000 tokens.",
     )
 
+    batch = LinesField(
+        label="Batch and flex",
+        required=False,
+        help_text="Other prices where the vendor says that it served the call as a batch or in its flex tier: "
+        '"input=0.6 output=5", and for long prompts further lines like those above. What is not named costs the same.',
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "effective_from" in self.fields:
@@ -42,6 +49,16 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean_tiers(self) -> list[dict[str, Any]]:
         return [_tier(line) for line in self.cleaned_data["tiers"]]
+
+    def clean_batch(self) -> dict[str, Any] | None:
+        batch: dict[str, Any] = {}
+        tiers = []
+        for line in self.cleaned_data["batch"]:
+            if line[0].isdigit():
+                tiers.append(_tier(line))
+            else:
+                batch |= _amounts(line, line.split())
+        return batch | ({"tiers": tiers} if tiers else {}) or None
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
@@ -87,14 +104,14 @@ class PriceVersionAdmin(AuditedAdmin):
             },
         ),
         ("USD per million tokens", {"fields": (("input", "output"), *TOKEN_PRICES[2:])}),
-        ("Further", {"fields": ("per_request", "tiers")}),
+        ("Further", {"fields": ("per_request", "tiers", "batch")}),
     )
     fieldsets = (
         (None, {"fields": ("applies_to", "tenant_", "effective_from", "source", "created_at")}),
         ("USD per million tokens", {"fields": TOKEN_PRICES}),
-        ("Further", {"fields": ("per_request", "tier_lines")}),
+        ("Further", {"fields": ("per_request", "tier_lines", "batch_lines")}),
     )
-    readonly_fields = ("applies_to", "tenant_", "tier_lines")
+    readonly_fields = ("applies_to", "tenant_", "tier_lines", "batch_lines")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """A model's page links to its prices."""
@@ -115,6 +132,7 @@ class PriceVersionAdmin(AuditedAdmin):
         stored, obj.is_written = PriceVersion.set_price(
             actor=self.actor(request),
             tiers=given["tiers"],
+            batch=given["batch"],
             **{name: given[name] for name in (*applies_to, *TOKEN_PRICES)},
         )
         obj.pk = stored.pk
@@ -155,18 +173,40 @@ class PriceVersionAdmin(AuditedAdmin):
 
     @admin.display(description="long prompts")
     def tier_lines(self, price: PriceVersion) -> SafeString | str:
-        return words(
-            f"above {tier['above_input_tokens']:,}: "
-            + ", ".join(f"{name} {value}" for name, value in tier.items() if name != "above_input_tokens")
-            for tier in price.tiers
-        )
+        return words(map(_told_tier, price.tiers))
+
+    @admin.display(description="batch and flex")
+    def batch_lines(self, price: PriceVersion) -> SafeString | str:
+        batch = price.batch or {}
+        base = {name: value for name, value in batch.items() if name != "tiers"}
+        return words([*([_told(base)] if base else []), *map(_told_tier, batch.get("tiers", ()))])
+
+
+def _told_tier(tier: dict[str, Any]) -> str:
+    amounts = {name: value for name, value in tier.items() if name != "above_input_tokens"}
+    return f"above {tier['above_input_tokens']:,}: {_told(amounts)}"
+
+
+def _told(amounts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in amounts.items())
 
 
 def _tier(line: str) -> dict[str, Any]:
     """Of ``200000 input=2.5 output=15``. Raises ValidationError."""
     above, *pairs = line.split()
+    if not above.isdecimal():
+        raise _not_understood(line)
+    return {"above_input_tokens": int(above), **_amounts(line, pairs)}
+
+
+def _amounts(line: str, pairs: list[str]) -> dict[str, str]:
+    """Of ``input=2.5 output=15``. Raises ValidationError."""
     prices = dict(pair.partition("=")[::2] for pair in pairs)
     known = bool(prices) and prices.keys() <= set(TOKEN_PRICES)
-    if not above.isdecimal() or not known or not all(_AMOUNT.fullmatch(amount) for amount in prices.values()):
-        raise ValidationError(f'Not understood: "{line}". Write it like "200000 input=2.5 output=15".')
-    return {"above_input_tokens": int(above), **prices}
+    if not known or not all(_AMOUNT.fullmatch(amount) for amount in prices.values()):
+        raise _not_understood(line)
+    return prices
+
+
+def _not_understood(line: str) -> ValidationError:
+    return ValidationError(f'Not understood: "{line}". Write it like "200000 input=2.5 output=15".')

@@ -8,9 +8,11 @@ worker dies between sending and writing that down.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
@@ -19,7 +21,8 @@ from django.utils import timezone
 from billing.alerts.book import mark_sent
 from billing.alerts.messages import Message
 from billing.alerts.sending import NotTaken, guarded_transport, send
-from billing.models import AlertChannel, AlertDelivery
+from billing.features import Entitlement
+from billing.models import AlertChannel, AlertDelivery, Subscription
 from gateway.providers.transport import Transport
 from gateway.rows import new_id
 
@@ -32,6 +35,8 @@ BACK_OFF: Final = (
     timedelta(hours=2),
     timedelta(hours=12),
 )
+LONGEST_ASKED: Final = timedelta(hours=1)
+"""For which an endpoint that asks to be left alone (Retry-After) is left alone."""
 CLAIM: Final = timedelta(minutes=10)
 """Longer than a batch can take: every message of it has a deadline, and they go out together."""
 BATCH: Final = 16
@@ -47,17 +52,23 @@ class _Sent:
     refusal: NotTaken | None
 
 
-def deliver_pending(now: datetime) -> dict[str, int]:
-    """Send what is due at ``now``. Returns counts: sent, retried (to be tried again), failed (given up)."""
-    counts = {"sent": 0, "retried": 0, "failed": 0}
+def deliver_pending(now: datetime) -> dict[str, Any]:
+    """Send what is due at ``now``. Returns counts: sent, retried (to be tried again), failed (given up); and, as
+    ``not_in_plan``, the tenants whose plan leaves webhooks out, where something was given up for that."""
+    counts: dict[str, Any] = {"sent": 0, "retried": 0, "failed": 0}
     started = time.monotonic()
+    without = Subscription.without("webhooks")
+    skipped: set[str] = set()
     for _ in range(MOST_BATCHES):
         claimed = _claim(now)
         if not claimed:
             break
-        for outcome in asyncio.run(_send_all(claimed)):
+        for outcome in asyncio.run(_send_all(claimed, without)):
             counts[_write_down(outcome, now + timedelta(seconds=time.monotonic() - started))] += 1
-    return counts
+            channel = outcome.delivery.channel
+            if channel.tenant is not None and _beyond_plan(channel, without):
+                skipped.add(channel.tenant.slug)
+    return counts | ({"not_in_plan": sorted(skipped)} if skipped else {})
 
 
 def send_test(channel: AlertChannel) -> str | None:
@@ -72,7 +83,7 @@ def send_test(channel: AlertChannel) -> str | None:
         "facts": {},
     }
     message = Message(str(new_id()), "test", channel.tenant.slug if channel.tenant else None, alert)
-    refusal = asyncio.run(_send_test(channel, message))
+    refusal = asyncio.run(_send_test(channel, message, Subscription.without("webhooks")))
     return refusal.reason if refusal else None
 
 
@@ -82,25 +93,38 @@ def _claim(now: datetime) -> list[AlertDelivery]:
     with transaction.atomic():
         ids = [row.pk for row in due.select_for_update(skip_locked=True).order_by("next_try_at")[:BATCH]]
         AlertDelivery.objects.filter(pk__in=ids).update(tries=F("tries") + 1, next_try_at=now + CLAIM)
-    return list(AlertDelivery.objects.filter(pk__in=ids).select_related("alert__tenant", "channel").order_by("id"))
+    return list(
+        AlertDelivery.objects.filter(pk__in=ids).select_related("alert__tenant", "channel__tenant").order_by("id")
+    )
 
 
-async def _send_all(claimed: list[AlertDelivery]) -> list[_Sent]:
+async def _send_all(claimed: list[AlertDelivery], without: Mapping[UUID, Entitlement]) -> list[_Sent]:
     async with guarded_transport() as transport:
         refusals = await asyncio.gather(
-            *(_try(delivery.channel, _message(delivery), transport) for delivery in claimed)
+            *(_try(delivery.channel, _message(delivery), transport, without) for delivery in claimed)
         )
     return [_Sent(delivery, refusal) for delivery, refusal in zip(claimed, refusals, strict=True)]
 
 
-async def _send_test(channel: AlertChannel, message: Message) -> NotTaken | None:
+async def _send_test(channel: AlertChannel, message: Message, without: Mapping[UUID, Entitlement]) -> NotTaken | None:
     async with guarded_transport() as transport:
-        return await _try(channel, message, transport)
+        return await _try(channel, message, transport, without)
 
 
-async def _try(channel: AlertChannel, message: Message, transport: Transport) -> NotTaken | None:
+def _beyond_plan(channel: AlertChannel, without: Mapping[UUID, Entitlement]) -> Entitlement | None:
+    """What a channel's tenant may use, where that leaves such a channel out."""
+    if channel.kind == AlertChannel.Kind.EMAIL or channel.tenant_id is None:
+        return None
+    return without.get(channel.tenant_id)
+
+
+async def _try(
+    channel: AlertChannel, message: Message, transport: Transport, without: Mapping[UUID, Entitlement]
+) -> NotTaken | None:
     if not channel.enabled and message.event != "test":
         return NotTaken("The channel is switched off.", final=True)
+    if (entitlement := _beyond_plan(channel, without)) is not None:
+        return NotTaken(entitlement.refusal("webhooks"), final=True)
     try:
         await send(channel, message, transport)
     except NotTaken as exc:
@@ -137,7 +161,12 @@ def _write_down(outcome: _Sent, at: datetime) -> str:
     # A claim that has run out meanwhile is another worker's: its tries tell it apart.
     AlertDelivery.objects.filter(pk=delivery.pk, tries=delivery.tries, status=AlertDelivery.Status.PENDING).update(
         status=AlertDelivery.Status.FAILED if given_up else AlertDelivery.Status.PENDING,
-        next_try_at=None if given_up else at + BACK_OFF[delivery.tries - 1],
+        next_try_at=None if given_up else at + _pause(delivery, refusal),
         last_error=refusal.reason[:_LONGEST_ERROR],
     )
     return "failed" if given_up else "retried"
+
+
+def _pause(delivery: AlertDelivery, refusal: NotTaken) -> timedelta:
+    asked = timedelta(seconds=min(refusal.retry_after_s, LONGEST_ASKED.total_seconds()))
+    return max(BACK_OFF[delivery.tries - 1], asked)

@@ -16,6 +16,7 @@ from gateway.errors import ProviderError
 from gateway.providers.addresses import AddressGuard, ForbiddenAddress
 from gateway.providers.outbound import Deadlines, OutboundRequest
 from gateway.providers.transport import Transport
+from gateway.wire.refusals import parse_retry_after
 from tenants.crypto import DecryptionFailed
 
 DEADLINES: Final = Deadlines(connect=5.0, first_byte=10.0, first_token=10.0, between_chunks=10.0, total=10.0)
@@ -23,6 +24,7 @@ SMTP_TIMEOUT_S: Final = 10.0
 """For each exchange with the mail server, unless EMAIL_TIMEOUT says otherwise."""
 
 _SMTP_BACKEND: Final = "django.core.mail.backends.smtp.EmailBackend"
+_BUSY: Final = frozenset({429, 503})
 _FAILURES: Final = {
     "timeout": "The endpoint did not answer in time.",
     "connect": "The endpoint could not be reached.",
@@ -33,12 +35,13 @@ _FAILURES: Final = {
 
 class NotTaken(Exception):
     """Why the other side did not take a message, in words that name no address and no secret. ``final``: another try
-    cannot help, or would do harm."""
+    cannot help, or would do harm; ``retry_after_s``: for how many seconds it asks to be left alone."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.final = final
+        self.retry_after_s = retry_after_s
 
 
 async def send(channel: AlertChannel, message: Message, transport: Transport) -> None:
@@ -79,7 +82,8 @@ async def _post(url: str, body: bytes, headers: dict[str, str], transport: Trans
     if 300 <= status < 400:
         raise NotTaken(f"The endpoint answered {status}; redirects are not followed.")
     if not 200 <= status < 300:
-        raise NotTaken(f"The endpoint answered {status}.")
+        asked = parse_retry_after(response.headers) if status in _BUSY else None
+        raise NotTaken(f"The endpoint answered {status}.", retry_after_s=asked or 0.0)
 
 
 def _explained(exc: ProviderError) -> str:

@@ -1,8 +1,9 @@
 """Money: what tokens cost, what was spent, what may be spent, and who is told."""
 
 from billing.models.alerts import Alert, AlertChannel, AlertDelivery, AlertRule
-from billing.models.budgets import Budget, BudgetPeriod, Plan, RateLimit, Subscription
+from billing.models.budgets import Budget, BudgetPeriod, RateLimit
 from billing.models.ledger import Adjustment, Attempt, GatewayProcess, Settlement
+from billing.models.plans import Plan, Subscription
 from billing.models.prices import TOKEN_PRICES, PriceVersion
 from billing.models.reports import MeterEvent, MeterValue, UsageReport
 from billing.models.rollups import RollupMark, UsageHour, UsageHourTag, UsageHourUser

@@ -13,6 +13,7 @@ from django.db.models import Q
 from audit.actions import Action
 from audit.record import Actor, record
 from billing.models.budgets import Budget, BudgetPeriod
+from billing.models.plans import Subscription
 from gateway import installation
 from gateway.providers.addresses import AddressGuard, ForbiddenAddress
 from gateway.rows import Row, TenantForeignKey, new_id
@@ -67,10 +68,17 @@ class AlertChannel(Row):
         if self.kind == self.Kind.EMAIL:
             self._refuse_bad_addresses()
             return
+        self._refuse_beyond_plan()
         try:
             AddressGuard(settings.ALLOWED_UPSTREAMS).check_url(self.address)
         except ForbiddenAddress as exc:
             raise ValidationError({"address": str(exc)}) from None
+
+    def _refuse_beyond_plan(self) -> None:
+        """A webhook that a smaller plan has silenced can still be seen to, and be switched off."""
+        webhooks = AlertChannel.objects.exclude(kind=self.Kind.EMAIL)
+        if self.enabled and not webhooks.filter(pk=self.pk, enabled=True).exists():
+            Subscription.refuse_without_feature(self.tenant, "webhooks", "kind")
 
     def recipients(self) -> list[str]:
         """The addresses of an e-mail channel."""

@@ -122,6 +122,13 @@ class Settlement(models.Model):
     audio_input_tokens = models.BigIntegerField(default=0)
     audio_output_tokens = models.BigIntegerField(default=0)
     usage_source = models.CharField(max_length=12, choices=UsageSource.choices)
+    service_tier = models.CharField(
+        max_length=12,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="In which of its tiers the vendor served the call. Empty: the standard one.",
+    )
     cost_usd = models.DecimalField(
         max_digits=24, decimal_places=12, null=True, help_text="Empty: the price is unknown, which is not 0."
     )

@@ -79,6 +79,11 @@ class PriceVersion(models.Model):
         blank=True,
         help_text='Prices above a prompt length: [{"above_input_tokens": 200000, "input": "2.5", ...}]',
     )
+    batch = models.JSONField(
+        null=True,
+        blank=True,
+        help_text='Prices of what the vendor served as a batch or in its flex tier: {"input": "0.6", ...}',
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -104,8 +109,10 @@ class PriceVersion(models.Model):
             raise ValidationError("A price applies to one model, or to a pattern of names: not to both.")
         try:
             self.as_priced_version()
-        except (ArithmeticError, TypeError):  # only tiers come this far unchecked, they are free JSON
-            raise ValidationError({"tiers": "Give a list of tiers, each with amounts of USD by token class."}) from None
+        except (ArithmeticError, TypeError, AttributeError):  # only what is free JSON comes this far unchecked
+            raise ValidationError(
+                "Tiers are a list, batch is a mapping that may have tiers too: both give amounts of USD by token class."
+            ) from None
         except ValueError as exc:
             raise ValidationError(str(exc)) from None
 
@@ -124,6 +131,7 @@ class PriceVersion(models.Model):
         effective_from: datetime | None = None,
         per_request: Usd = 0,
         tiers: Iterable[dict[str, Any]] = (),
+        batch: dict[str, Any] | None = None,
         **classes: Usd | None,
     ) -> tuple["PriceVersion", bool]:
         """The price of a model, or of a pattern of names at a kind of provider, from a moment (default: now) on.
@@ -146,6 +154,7 @@ class PriceVersion(models.Model):
             **{name: _usd(name, amount) for name, amount in amounts.items()},
             effective_from=effective_from or datetime.now(UTC),
             tiers=list(tiers),
+            batch=batch or None,
         )
         new.full_clean(validate_unique=False, validate_constraints=False)
         held = cls.objects.filter(**subject, effective_from__lte=new.effective_from).order_by("-effective_from").first()
@@ -159,7 +168,7 @@ class PriceVersion(models.Model):
 
     def amounts(self) -> dict[str, Any]:
         """What it costs, without when and for what; equal where the price is."""
-        return {name: getattr(self, name) for name in (*TOKEN_PRICES, "per_request")} | {"tiers": self.tiers}
+        return {name: getattr(self, name) for name in (*TOKEN_PRICES, "per_request", "tiers", "batch")}
 
     def as_priced_version(self, discount_bp: int = 0) -> PricedVersion:
         """As the hot path needs it, for a tenant that gets so many hundredths of a per cent off.

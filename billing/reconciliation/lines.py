@@ -10,11 +10,11 @@ from uuid import UUID
 from django.db.models import F, OuterRef, QuerySet, Subquery
 
 from billing.models import Adjustment, PriceVersion, Settlement
-from billing.pricing import Price, TokenPrices, to_usd
+from billing.pricing import Price, to_usd
 from billing.reconciliation.exports import OTHER
-from billing.verification import usage_of
+from billing.verification import USAGE_COLUMNS, usage_of
 from gateway.rows import first_id
-from gateway.wire.types import TOKEN_CLASSES, Usage
+from gateway.wire.types import TOKEN_CLASSES
 
 _ROWS_AT_A_TIME: Final = 2000
 _KEY_IS_NEAR: Final = timedelta(hours=1)
@@ -62,7 +62,7 @@ def _lines(providers: Sequence[UUID], first: date, last: date) -> QuerySet[Settl
         ended_at__gte=start,
         ended_at__lt=end,
     ).order_by().values(
-        "ended_at", "outcome", "cost_usd", "usage_source", *(f"{name}_tokens" for name in TOKEN_CLASSES),
+        "ended_at", "outcome", "cost_usd", "usage_source", *USAGE_COLUMNS,
         vendor_model=F("attempt__vendor_model"),
         price=F("price_version_id"),
         repriced=Subquery(repriced.values("price_version")[:1]),
@@ -81,7 +81,7 @@ def _price(prices: dict[UUID, Price], version: UUID | None) -> Price | None:
 def _split(line: dict[str, Any], price: Price | None) -> Iterator[tuple[str, Sums]]:
     """A line by token class."""
     usage = usage_of(line)
-    of_each = _prices(price, usage) if price else None
+    of_each = price.token_prices(usage) if price else None
     for name in TOKEN_CLASSES:
         if not (tokens := getattr(usage, name)):
             continue
@@ -97,8 +97,3 @@ def _split(line: dict[str, Any], price: Price | None) -> Iterator[tuple[str, Sum
         )
     if price and price.per_request and line["cost_usd"]:
         yield OTHER, Sums(usd=to_usd(price.per_request))
-
-
-def _prices(price: Price, usage: Usage) -> TokenPrices:
-    reached = [tier.prices for tier in price.tiers if usage.total_input > tier.above_input_tokens]
-    return reached[-1] if reached else price.prices

@@ -25,7 +25,7 @@ from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
 from gateway.providers import catalog
 from routing.strategies import keep_strategy
 from tenants.crypto import DecryptionFailed
-from tenants.models import ApiToken, Membership, Project, Tenant, User
+from tenants.models import ApiToken, Membership, Project, Tenant, User, content_is_kept
 from tenants.tokens import Peppers, matches
 
 _PROVIDER_VALUES = ("kind", "on_disconnect", "deadlines", "region", "weight", "enabled")
@@ -75,11 +75,31 @@ def _apply_tenant(writer: Writer, entry: Entry, root: Entry) -> None:
         return
     tenant = Tenant.objects.filter(slug=slug).first() or Tenant()
     values = entry.only(("slug", "name", "enabled", "time_zone", "log_content"))
+    is_new = tenant._state.adding
+    if not is_new:
+        _apply_plan_of(writer, entry, tenant, root)
     if writer.write(entry, tenant, values, tenant=tenant):
+        if is_new:
+            _apply_plan_of(writer, entry, tenant, root)
+            _refuse_beyond_plan(writer, entry, tenant)
         _TenantParts(writer, entry, tenant).apply()
-        if "plan" in entry.values:
-            plans = {plan.values["name"] for plan in root.sections.get("plans", ()) if "name" in plan.values}
-            apply_subscription(writer, entry.values["plan"], tenant, plans)
+
+
+def _apply_plan_of(writer: Writer, entry: Entry, tenant: Tenant, root: Entry) -> None:
+    """Before whatever needs a feature of it."""
+    if "plan" in entry.values:
+        plans = {plan.values["name"] for plan in root.sections.get("plans", ()) if "name" in plan.values}
+        apply_subscription(writer, entry.values["plan"], tenant, plans)
+
+
+def _refuse_beyond_plan(writer: Writer, entry: Entry, tenant: Tenant) -> None:
+    """A new tenant had no plan yet when it was checked."""
+    if not tenant.log_content:
+        return
+    try:
+        content_is_kept.send(Tenant, tenant=tenant)
+    except ValidationError as exc:
+        writer.refuse(entry, exc)
 
 
 class _Catalogue(Owner):
@@ -392,10 +412,16 @@ def _predecessor(version: PriceVersion) -> PriceVersion | None:
 
 
 def _price_values(price: dict[str, Any]) -> dict[str, Any]:
-    """Tiers are kept as JSON, their amounts as text so that they stay exact."""
-    if "tiers" not in price:
-        return price
-    return price | {"tiers": [{key: _exact(value) for key, value in tier.items()} for tier in price["tiers"]]}
+    """Tiers and batch are kept as JSON, their amounts as text so that they stay exact."""
+    return price | {key: _all_exact(price[key]) for key in ("tiers", "batch") if key in price}
+
+
+def _all_exact(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_all_exact(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _all_exact(item) for key, item in value.items()}
+    return _exact(value)
 
 
 def _exact(value: Any) -> Any:

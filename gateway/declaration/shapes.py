@@ -5,6 +5,7 @@ A shape is data: a later part of the system adds a row here and a step in :mod:`
 
 from typing import Final
 
+from billing.features import FEATURES
 from billing.models import AlertChannel, AlertRule, Budget, RateLimit
 from gateway.declaration import document, routing
 from gateway.declaration.document import Fault, Problem
@@ -31,14 +32,14 @@ _DEADLINES: Final = Field(
 PRICE_CLASSES: Final = (
     "input", "output", "cached_input", "cache_write_5m", "cache_write_1h", "reasoning", "audio_input", "audio_output",
 )  # fmt: skip
-_TIER: Final = {
-    "above_input_tokens": Field(document.integer, required=True),
-    **{name: Field(document.money) for name in PRICE_CLASSES},
-}
+_CLASSES: Final = {name: Field(document.money) for name in PRICE_CLASSES}
+_TIER: Final = {"above_input_tokens": Field(document.integer, required=True), **_CLASSES}
+_TIERS: Final = Field(document.list_of(mapping_of("price tier", _TIER)))
 PRICE_FIELDS: Final = {
     **{name: Field(document.money, required=name in ("input", "output")) for name in PRICE_CLASSES},
     "per_request": Field(document.money),
-    "tiers": Field(document.list_of(mapping_of("price tier", _TIER))),
+    "tiers": _TIERS,
+    "batch": Field(mapping_of("batch price", {**_CLASSES, "tiers": _TIERS})),
 }
 
 PROVIDER: Final = Shape(
@@ -123,7 +124,7 @@ _PLAN_TERMS: Final = {
     "seats": _SIZE,
     "retention_days": Field(document.integer),
     "audit_retention_days": Field(document.integer),
-    "features": Field(document.list_of(document.name)),
+    "features": Field(document.list_of(document.one_of(FEATURES)), nullable=True),
 }
 PLAN: Final = Shape("plan", {"name": _NAME, **_PLAN_TERMS})
 SUBSCRIPTION: Final = Shape(

@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import QuerySet
 
+from billing.entitlements import within_plan
 from routing.drift import Entry, choose_bank
 from routing.drift.bank import REPLACED_SHARE
 from routing.models import BankedConversation, Decision, JudgeSample, RoutingSettings
@@ -19,13 +20,15 @@ RENEWED_EVERY: Final = timedelta(days=6)  # a bank that is renewed faster forget
 
 def populate(now: datetime) -> dict[str, Any]:
     """Fill and renew the banks of tenants who replay. Returns ``banked``, ``retired`` and ``removed`` samples."""
-    facts = {"banked": 0, "retired": 0, "removed": 0}
+    facts: dict[str, Any] = {"banked": 0, "retired": 0, "removed": 0}
+    wanted, skipped = within_plan(RoutingSettings.objects.filter(replay_usd_per_week__gt=0), "replay")
     banked_still = BankedConversation.objects.filter(retired_at=None)
-    facts["retired"] += _retire(banked_still.exclude(tenant__routing__replay_usd_per_week__gt=0), now)
-    for routing in RoutingSettings.objects.filter(replay_usd_per_week__gt=0).select_related("tenant"):
+    facts["retired"] += _retire(banked_still.exclude(tenant__routing__in=wanted), now)
+    for routing in wanted.select_related("tenant"):
         banked, retired = _populate(routing.tenant, now)
         facts["banked"] += banked
         facts["retired"] += retired
+    facts |= skipped
     facts["removed"] = JudgeSample.objects.filter(judged_at__lt=now - SAMPLES_KEPT).delete()[0]
     return facts
 

@@ -12,6 +12,7 @@ import msgspec
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
+from billing.entitlements import within_plan
 from billing.pricing import to_usd
 from billing.spend import spend_of
 from gateway.background_calls import BackgroundCalls
@@ -38,12 +39,13 @@ def execute(now: datetime) -> dict[str, Any]:
 
     Returns ``asked``, ``failed``, ``reviewed``, ``alarms`` (in words) and ``usd``. One that breaks off is gone on with.
     """
-    facts: dict[str, Any] = {"asked": 0, "failed": 0, "reviewed": 0, "alarms": [], "broken_off": []}
+    wanted, skipped = within_plan(RoutingSettings.objects.filter(replay_usd_per_week__gt=0), "replay")
+    facts: dict[str, Any] = {"asked": 0, "failed": 0, "reviewed": 0, "alarms": [], "broken_off": [], **skipped}
     spent = Decimal(0)
     calls: BackgroundCalls | None = None
     with asyncio.Runner() as runner:
         try:
-            for routing in RoutingSettings.objects.filter(replay_usd_per_week__gt=0).select_related("tenant"):
+            for routing in wanted.select_related("tenant"):
                 week = None
                 try:
                     if (week := _week_of(routing, now)) is None:

@@ -136,6 +136,7 @@ def load_policy(tenant_id: str) -> TenantPolicy:
     if not tenant.enabled:
         raise InvalidApiKey("This API key's organisation is switched off.")
     models = _load_models(tenant)
+    entitlement = Subscription.entitlement_of(tenant)
     return TenantPolicy(
         id=str(tenant.pk),
         slug=tenant.slug,
@@ -143,10 +144,11 @@ def load_policy(tenant_id: str) -> TenantPolicy:
         models=models,
         valid_until=_next_price_change(tenant, models.values()),
         aliases=dict(Alias.objects.filter(tenant=tenant).values_list("name", "model_name")),
-        log_content=tenant.log_content,
+        log_content=tenant.log_content and entitlement.allows("content_log"),
         budgets=_load_budgets(tenant),
         limits=_load_limits(tenant),
-        routing=load_routing(tenant, models),
+        routing=load_routing(tenant, models, entitlement),
+        entitlement=entitlement,
     )
 
 

@@ -7,6 +7,7 @@ from typing import cast
 
 from django.db.models import Q
 
+from billing.features import Entitlement
 from billing.pricing import Price
 from gateway.models import Provider
 from gateway.policy import ModelFacts
@@ -23,8 +24,9 @@ ANYBODYS_NAMES = frozenset({"openai-compatible", "vllm", "azure-openai", "demo"}
 PICO_PER_MILLION_TOKENS = 1e-6  # pico-USD a token are millionths of USD a million tokens
 
 
-def load_routing(tenant: Tenant, models: Mapping[str, ModelFacts]) -> RoutingFacts:
-    """A tenant's router: its wishes, and the models it may choose from: those that have a provider to serve them."""
+def load_routing(tenant: Tenant, models: Mapping[str, ModelFacts], entitlement: Entitlement) -> RoutingFacts:
+    """A tenant's router: its wishes as far as its plan goes, and the models it may choose from: those that have a
+    provider to serve them."""
     row = RoutingSettings.of(tenant)
     contenders = [model for model in models.values() if model.routed and model.targets]
     providers = Provider.objects.filter(pk__in={model.targets[0].provider_id for model in contenders})
@@ -35,7 +37,7 @@ def load_routing(tenant: Tenant, models: Mapping[str, ModelFacts]) -> RoutingFac
         strategy=row.strategy,
         strategies={str(choice.token_id or choice.project_id): choice.strategy for choice in choices},
         rules=tuple(row.rules),
-        judges=row.judge_usd_per_day > 0,
+        judges=row.judge_usd_per_day > 0 and entitlement.allows("judge"),
         judge_rate=row.judge_rate,
         shadow=row.shadow,
         quality_floor=row.quality_floor,
@@ -49,8 +51,8 @@ def load_routing(tenant: Tenant, models: Mapping[str, ModelFacts]) -> RoutingFac
             for model in contenders
             if model.targets[0].kind not in ANYBODYS_NAMES
         },
-        experiments=tuple(_experiments(tenant)),
-        ramps=tuple(_ramps(tenant)),
+        experiments=tuple(_experiments(tenant)) if entitlement.allows("experiments") else (),
+        ramps=tuple(_ramps(tenant)) if entitlement.allows("experiments") else (),
     )
 
 

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct, field
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+ServiceTier = Literal["", "batch", "flex", "priority"]
 Operation = Literal[
     "chat",  # a conversation, whatever its dialect: what can be routed, translated and rescued
     "count_tokens",
@@ -228,7 +229,8 @@ class Usage(Struct, frozen=True):
 
     A vendor's inclusive counts are taken apart by its parser: ``input`` excludes cached and cache-write
     tokens, ``output`` excludes reasoning, audio is taken out of both.
-    ``source`` says who counted: the vendor, a tokenizer of ours, or an estimate from characters.
+    ``source`` says who counted: the vendor, a tokenizer of ours, or an estimate from characters; ``service_tier`` in
+    which of its tiers the vendor says it served the call, as they are priced differently ("": the standard one).
     """
 
     input: int = 0
@@ -240,6 +242,7 @@ class Usage(Struct, frozen=True):
     audio_input: int = 0
     audio_output: int = 0
     source: Literal["vendor", "counted", "estimated"] = "vendor"
+    service_tier: ServiceTier = ""
 
     @property
     def total_input(self) -> int:
@@ -250,7 +253,12 @@ class Usage(Struct, frozen=True):
         return self.output + self.reasoning + self.audio_output
 
 
-TOKEN_CLASSES = tuple(name for name in Usage.__struct_fields__ if name != "source")
+TOKEN_CLASSES = tuple(name for name in Usage.__struct_fields__ if name not in ("source", "service_tier"))
+
+
+def service_tier(said: object) -> ServiceTier:
+    """The tier of that name; "" for the standard one, by whatever name, and for names nobody knows."""
+    return said if said in ("batch", "flex", "priority") else ""
 
 
 class Choice(Struct, frozen=True):

@@ -8,6 +8,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from billing.features import Feature
+from billing.models import Subscription
 from gateway.rows import Row, TenantForeignKey
 from routing.rules import check_rules
 from routing.scores import STRATEGIES
@@ -90,6 +92,20 @@ class RoutingSettings(Row):
 
     def __str__(self) -> str:
         return f"routing of {self.tenant}"
+
+    def clean(self) -> None:
+        if not hasattr(self, "tenant"):  # a form that names none is refused for that
+            return
+        wanted: dict[str, Feature] = {
+            "judge_usd_per_day": "judge",
+            "replay_usd_per_week": "replay",
+            "auto_ab": "experiments",
+            "auto_migrate": "experiments",
+        }
+        stored = RoutingSettings.of(self.tenant)
+        for field, feature in wanted.items():
+            if getattr(self, field) and not getattr(stored, field):
+                Subscription.refuse_without_feature(self.tenant, feature, field)
 
     @classmethod
     def of(cls, tenant: Tenant) -> "RoutingSettings":

@@ -8,6 +8,7 @@ from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Q
 
+from billing.models import Subscription
 from gateway.rows import Row, TenantForeignKey, new_id
 from routing.experiments import Experiment as Design
 from routing.experiments.facts import Mode, Sticky
@@ -71,6 +72,8 @@ class Experiment(Row):
         return self.name
 
     def clean(self) -> None:
+        if self._state.adding and hasattr(self, "tenant"):
+            Subscription.refuse_without_feature(self.tenant, "experiments", "name")
         if not self.arms or len(self.arms) < LEAST_ARMS or len(set(self.arms)) != len(self.arms):
             raise ValidationError({"arms": "Name at least two models, each once."})
         if self.shares and (len(self.shares) != len(self.arms) or min(self.shares) <= 0):

@@ -26,4 +26,5 @@ def cost_migration(now: datetime, facts_of: FactsOf) -> dict[str, Any]:
         "rolled_back": stepped["rolled_back"],
         "failed": stepped["failed"] + begun["failed"],
         "told": [*stepped["told"], *begun["told"]],
+        **{key: begun[key] for key in ("not_in_plan",) if key in begun},
     }

@@ -14,6 +14,7 @@ from django.db.models import Count, Max
 
 from audit.actions import Action
 from audit.record import record
+from billing.entitlements import within_plan
 from gateway.rows import first_id
 from routing.decision_log import read_vector
 from routing.evaluation import LoggedRequest, Observation, always, compare
@@ -51,9 +52,10 @@ def begin_ramps(now: datetime, facts_of: FactsOf) -> dict[str, Any]:
     """Begin migrations for tenants that want that. Returns ``tenants`` looked at, how many were ``begun`` and
     ``failed``, and what is ``told`` of them."""
     facts_of = cache(facts_of)
-    done: dict[str, Any] = {"tenants": 0, "begun": 0, "failed": 0, "told": []}
-    wanted = RoutingSettings.objects.filter(auto_migrate=True, tenant__enabled=True).order_by("pk")
-    for key, tenant_id in list(wanted.values_list("pk", "tenant_id")):
+    wanted = RoutingSettings.objects.filter(auto_migrate=True, tenant__enabled=True)
+    wanted, skipped = within_plan(wanted, "experiments")
+    done: dict[str, Any] = {"tenants": 0, "begun": 0, "failed": 0, "told": [], **skipped}
+    for key, tenant_id in list(wanted.order_by("pk").values_list("pk", "tenant_id")):
         try:
             facts = facts_of(tenant_id)
             begun = _begin_for(key, facts, now) if facts is not None else []

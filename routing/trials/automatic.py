@@ -16,6 +16,7 @@ from django.db.models import Count
 
 from audit.actions import Action
 from audit.record import Actor, record
+from billing.entitlements import within_plan
 from gateway.rows import first_id
 from routing.decision_log import read_vector
 from routing.engine import Engine
@@ -47,9 +48,10 @@ def auto_ab(now: datetime, facts_of: FactsOf) -> dict[str, Any]:
     ``facts_of`` tells what a tenant's router may choose from; None for one that is switched off.
     """
     facts_of = cache(facts_of)
-    done: dict[str, Any] = {"tenants": 0, "begun": 0, "failed": 0, "told": []}
-    wanted = RoutingSettings.objects.filter(auto_ab=True, tenant__enabled=True).order_by("pk")
-    for key, tenant_id in list(wanted.values_list("pk", "tenant_id")):
+    wanted = RoutingSettings.objects.filter(auto_ab=True, tenant__enabled=True)
+    wanted, skipped = within_plan(wanted, "experiments")
+    done: dict[str, Any] = {"tenants": 0, "begun": 0, "failed": 0, "told": [], **skipped}
+    for key, tenant_id in list(wanted.order_by("pk").values_list("pk", "tenant_id")):
         try:
             facts = facts_of(tenant_id)
             begun = _begin_for(key, facts, now) if facts is not None else []

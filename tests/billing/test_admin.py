@@ -163,10 +163,26 @@ def test_long_prompts_have_prices_of_their_own(browser: Client, db: None) -> Non
     assert "above 200,000: input 2.5, output 15" in html
 
 
+def test_batches_have_prices_of_their_own(browser: Client, db: None) -> None:
+    values = price_values(
+        provider_kind="gemini", vendor_model_pattern="gemini-9*", batch="input=0.6 output=5\n200000 input=1.25"
+    )
+    assert browser.post(url("priceversion", "add"), values).status_code == 302
+    price = PriceVersion.objects.get()
+    assert price.batch == {
+        "input": "0.6", "output": "5", "tiers": [{"above_input_tokens": 200000, "input": "1.25"}],
+    }  # fmt: skip
+    html = browser.get(url("priceversion", "change", price.pk)).content.decode()
+    assert "input 0.6, output 5" in html
+    assert "above 200,000: input 1.25" in html
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
+        {"vendor_model_pattern": "x", "batch": "half"},
+        {"vendor_model_pattern": "x", "batch": "per_request=1"},
         {"vendor_model_pattern": "x", "input": "-1"},
         {"vendor_model_pattern": "x", "input": "0.0000001"},
         {"vendor_model_pattern": "x", "tiers": "many input=1"},

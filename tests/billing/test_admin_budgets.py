@@ -222,10 +222,28 @@ def test_a_subscription_sets_quotas_and_its_end_lifts_them(browser: Client, tena
 
 
 def test_a_changed_plan_changes_its_tenants_quotas(browser: Client, subscription: Subscription) -> None:
-    answer = save(browser, "plan", subscription.plan, monthly_requests="7", overage="on", features="judge\ncache")
+    answer = save(browser, "plan", subscription.plan, monthly_requests="7", overage="on")
     assert answer.status_code == 302
     assert quotas() == {"requests": (7, False, True), "tokens": (500, False, True)}
-    assert Plan.objects.get().features == ["judge", "cache"]
+    assert Plan.objects.get().features is None
+
+
+def test_a_plan_has_all_features_until_some_are_ticked(browser: Client, subscription: Subscription) -> None:
+    plan = subscription.plan
+    refused = save(browser, "plan", plan, features=["judge"])
+    assert "All features are included while this is off." in str(errors(refused))
+    for ticked in (["judge", "replay"], []):
+        assert save(browser, "plan", plan, some_features="on", features=ticked).status_code == 302
+        assert Plan.objects.get().features == ticked
+    assert save(browser, "plan", plan, some_features="").status_code == 302
+    assert Plan.objects.get().features is None
+
+
+def test_a_channel_beyond_the_plan_is_refused_in_the_form(browser: Client, subscription: Subscription) -> None:
+    Plan.objects.update(features=["judge"])
+    values = {"tenant": subscription.tenant_id, "name": "hook", "kind": "webhook", "address": "https://h.example.com"}
+    told = errors(add(browser, "alertchannel", enabled="on", **values))
+    assert told == {"kind": ["The plan 'team' does not include the feature 'webhooks'."]}
 
 
 def test_quotas_and_plan_change_together_or_not_at_all(

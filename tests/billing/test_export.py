@@ -81,12 +81,12 @@ def test_a_settled_attempt_has_every_column_in_order(add_attempt: AddAttempt) ->
     Settlement.objects.create(
         attempt=attempt, tenant=attempt.tenant, outcome="settled", usage_source="vendor", ended_at=STARTED_AT,
         input_tokens=10, cached_input_tokens=4, cache_write_5m_tokens=2, cache_write_1h_tokens=3, output_tokens=8,
-        reasoning_tokens=5, cost_usd=Decimal("0.000026500000"), price_version=price,
+        reasoning_tokens=5, cost_usd=Decimal("0.000026500000"), price_version=price, service_tier="flex",
     )  # fmt: skip
     (line,) = lines()
     settled_at = line.pop("settled_at")
     assert datetime.fromisoformat(settled_at).tzinfo is not None
-    assert list(line) == list(COLUMNS)[:-1]
+    assert list(line) == [column for column in COLUMNS if column != "settled_at"]
     assert line == {
         "request_id": str(attempt.request_id),
         "attempt_id": str(attempt.pk),
@@ -107,6 +107,7 @@ def test_a_settled_attempt_has_every_column_in_order(add_attempt: AddAttempt) ->
         "price_version": str(price.pk),
         "estimated": False,
         "started_at": STARTED_AT.strftime("%Y-%m-%dT%H:%M:%S.250000Z"),
+        "service_tier": "flex",
     }
 
 

@@ -84,6 +84,10 @@ def test_the_model_of_another_tenant_is_refused(model: Model, other_tenant: Tena
         {"tiers": [{"above_input_tokens": 10, "input": "-1"}]},
         {"tiers": [{"above_input_tokens": 10, "input": "cheap"}]},
         {"tiers": [7]},
+        {"batch": {"magic": "1"}},
+        {"batch": {"input": "cheap"}},
+        {"batch": {"tiers": 7}},
+        {"batch": "half"},
         {"vendor_model_pattern": "gpt-*"},
     ],
 )

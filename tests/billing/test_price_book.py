@@ -138,6 +138,41 @@ def test_classes_and_dates_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
 
 
+def test_prices_of_batches_and_the_flex_tier_carry_over_from_their_day_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = types.StartDateConstraint(date(2026, 10, 14))
+    long = types.TieredPrices(Decimal("0.5"), [types.Tier(100, Decimal("0.7"))])
+    batch = types.PriceVariant({"processing": "batch"}, types.ModelPrice(input_mtok=Decimal("0.4")), start)
+    flex = types.PriceVariant({"service_tier": "flex"}, types.ModelPrice(input_mtok=long), start)
+    fast = types.PriceVariant({"service_tier": "fast"}, types.ModelPrice(input_mtok=Decimal(9)), None)
+    both = model(types.ClauseEquals("both"), price())
+    only = model(types.ClauseEquals("only"), price())
+    both.price_variants, only.price_variants = [batch, flex, fast], [batch, fast]
+    use(monkeypatch, both, only)
+
+    told = [(entry.pattern, entry.effective_from, entry.terms.get("batch")) for entry in genai_book.prices([])]
+    day = datetime(2026, 10, 14, tzinfo=UTC)
+    assert told == [
+        ("both", SINCE_EVER, None),
+        ("both", day, {"input": "0.5", "tiers": [{"above_input_tokens": 100, "input": "0.7"}]}),
+        ("only", SINCE_EVER, None),
+        ("only", day, {"input": "0.4"}),
+    ]
+
+
+def test_a_batch_price_that_cannot_be_expressed_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = types.ModelPrice(output_image_mtok=Decimal(30))
+    drawing = model(types.ClauseEquals("drawing"), price())
+    drawing.price_variants = [types.PriceVariant({"processing": "batch"}, pictures, None)]
+    use(monkeypatch, drawing)
+    skipped: list[str] = []
+
+    (entry,) = genai_book.prices(skipped)
+    assert "batch" not in entry.terms
+    assert skipped == [
+        "openai/m-1: as a batch: output_image_mtok has a price of its own, and usage does not tell such tokens apart"
+    ]
+
+
 def test_a_tier_names_every_class_that_has_left_its_base_price(monkeypatch: pytest.MonkeyPatch) -> None:
     prices = types.ModelPrice(
         input_mtok=types.TieredPrices(Decimal(1), [types.Tier(100, Decimal(2))]),

@@ -1,12 +1,14 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from billing.pricing import Price, PricedVersion, estimate_tokens, select, to_usd
-from gateway.wire.types import Usage
+from gateway.wire.types import ServiceTier, Usage
 
 CLASSES = (
     "input",
@@ -86,6 +88,69 @@ def test_class_a_tier_does_not_name_keeps_its_own_price() -> None:
     price = Price.from_decimals("v", input="2", output="8", cached_input="0.5", tiers=tiers)
     assert to_usd(price.cost(Usage(cached_input=1_000_000))) == Decimal("0.5")
     assert to_usd(price.cost(Usage(cache_write_5m=1_000_000))) == 4
+
+
+@given(price_lists, price_lists, price_lists, st.integers(0, 10_000_000), usages)
+def test_no_usage_costs_more_than_its_upper_bound_whatever_its_tier_of_service(
+    prices: dict[str, Decimal], batch: dict[str, Decimal], long: dict[str, Decimal], above: int, usage: Usage
+) -> None:
+    tier = {"above_input_tokens": above, **long}
+    price = Price.from_decimals("v", batch=batch | {"tiers": [tier]}, **prices)
+    bound = price.upper_bound(usage.total_input, usage.total_output)
+    for service_tier in get_args(ServiceTier):
+        assert price.cost(structs.replace(usage, service_tier=service_tier)) <= bound
+
+
+def test_what_was_served_as_a_batch_or_in_the_flex_tier_costs_what_that_costs() -> None:
+    batch = {"input": "1", "output": "4"}
+    price = Price.from_decimals("v", input="2", output="8", cached_input="0.5", per_request="0.001", batch=batch)
+    costs = {}
+    for tier in ("", "batch", "flex", "priority"):
+        costs[tier] = to_usd(price.cost(Usage(input=1_000_000, output=1_000_000, service_tier=tier)))
+    standard, halved = Decimal("10.001"), Decimal("5.001")
+    assert costs == {"": standard, "priority": standard, "batch": halved, "flex": halved}
+
+
+def test_what_a_batch_price_does_not_name_costs_the_same() -> None:
+    price = Price.from_decimals("v", input="2", output="8", cached_input="0.5", batch={"input": "1"})
+    served = Usage(cached_input=1_000_000, output=1_000_000, service_tier="batch")
+    assert to_usd(price.cost(served)) == Decimal("8.5")
+
+
+def test_a_batch_price_holds_for_prompts_of_any_length_but_for_its_own_tiers() -> None:
+    tiers = [{"above_input_tokens": 10, "input": "4", "output": "16"}]
+    names_input = {"input": "1", "tiers": [{"above_input_tokens": 20, "input": "3"}]}
+    price = Price.from_decimals("v", input="2", output="8", tiers=tiers, batch=names_input)
+    prices = {
+        length: price.token_prices(Usage(input=length, service_tier="flex")) for length in (10, 11, 20, 21)
+    }  # fmt: skip
+    assert {length: (each.input, each.output) for length, each in prices.items()} == {
+        10: (1_000_000, 8_000_000),
+        11: (1_000_000, 16_000_000),
+        20: (1_000_000, 16_000_000),
+        21: (3_000_000, 16_000_000),
+    }
+
+
+def test_a_hold_is_by_the_standard_price_unless_that_of_a_batch_is_higher() -> None:
+    cheaper = Price.from_decimals("v", input="2", output="8", batch={"input": "1", "output": "9"})
+    assert cheaper.dearest(100) == (2_000_000, 9_000_000)
+
+
+def test_a_discount_comes_off_a_batch_price_too() -> None:
+    price = Price.from_decimals("v", input="2", output="8", batch={"input": "1"})
+    discounted = structs.replace(price, discount_bp=1_000)
+    assert to_usd(discounted.cost(Usage(input=1_000_000, service_tier="flex"))) == Decimal("0.9")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"magic": "1"}, {"per_request": "1"}, {"input": "-1"}, {"tiers": [{"input": "1"}]}, {"batch": {}}],
+    ids=str,
+)
+def test_refuses_batch_prices_that_make_no_sense(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"price|token class|above_input_tokens"):
+        Price.from_decimals("v", input="2", output="8", batch=wrong)
 
 
 @pytest.mark.parametrize("bad", ["-0.01", "0.0000001", "NaN", "Infinity"])

@@ -134,7 +134,7 @@ Line = Callable[..., Attempt]
 def price(tenant: Tenant, model: Model) -> PriceVersion:
     return PriceVersion.objects.create(
         tenant=tenant, model=model, effective_from=NOON - 99 * ONE_DAY, input=1, output=2, cached_input=Decimal("0.1"),
-        tiers=[{"above_input_tokens": 10_000, "input": "2", "output": "4"}],
+        tiers=[{"above_input_tokens": 10_000, "input": "2", "output": "4"}], batch={"input": "0.5"},
     )  # fmt: skip
 
 
@@ -161,6 +161,12 @@ def compare(provider: Provider) -> Callable[..., Reconciliation]:
 
 
 Compare = Callable[..., Reconciliation]
+
+
+def test_what_was_served_as_a_batch_is_compared_at_that_price(line: Line, compare: Compare) -> None:
+    line(service_tier="batch", cost_usd=Decimal("0.0007"))
+    line()
+    assert compare(billed("0.0015"), billed("0.0004", "output")).differences == []
 
 
 def used(tokens: int, token_class: str = "input", day: date = DAY, model: str = "small-1", **more: Any) -> ExportRow:

@@ -70,6 +70,19 @@ def test_a_line_that_cost_too_little_gets_the_difference(line: Line, model: Mode
     assert result.difference_usd == Decimal("0.00026")
 
 
+def test_a_line_is_repriced_by_the_tier_of_service_it_was_served_in(line: Line, model: Model, actor: Actor) -> None:
+    flex, standard = line(service_tier="flex"), line()
+    PriceVersion.objects.create(
+        tenant=model.tenant, model=model, effective_from=NOW - 8 * DAY, input=1, output=2, batch={"output": "1"}
+    )
+    result = run(actor)
+    assert (result.examined, result.adjusted) == (2, 1)
+    adjustment = Adjustment.objects.get()
+    assert (adjustment.attempt_id, adjustment.amount_usd) == (flex.pk, Decimal("-0.00002"))
+    assert not standard.adjustments.exists()
+    assert verify().holds
+
+
 def test_a_second_run_finds_nothing_to_do(line: Line, model: Model, actor: Actor) -> None:
     line()
     corrected(model)

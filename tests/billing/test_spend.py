@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from audit.record import Actor
@@ -27,6 +27,7 @@ from billing.spend import (
     trend,
 )
 from gateway.models import Model
+from tenants.isolation import acting_as_tenant
 from tenants.models import ApiToken, Project, Tenant
 from tests.ledger_rows import open_attempt, settle
 
@@ -312,6 +313,18 @@ def test_tiny_amounts_are_never_unusual(token: ApiToken, model: Model) -> None:
     spent(token, model, NOON - 40 * MINUTE, "0.009")
     roll_up(NOON)
     assert not anomaly(token.tenant, now=NOON).is_anomalous
+
+
+def test_a_tenant_is_told_its_spend_behind_its_wall_too(token: ApiToken, model: Model) -> None:
+    spent(token, model, NOON - 5 * HOUR, "1")
+    roll_up(NOON)
+    spent(token, model, NOON + MINUTE, "2")
+    with acting_as_tenant(token.tenant_id):
+        found = spend_of(token.tenant, NOON - DAY, NOON + HOUR, now=NOON + 2 * MINUTE)
+        assert RollupMark.objects.get().rolled_up_to == found.rolled_up_to
+        with pytest.raises(DatabaseError), transaction.atomic():
+            RollupMark.objects.update(rolled_up_to=NOON)
+    assert (found.total.spend_usd, found.total.requests) == (Decimal(3), 2)
 
 
 def test_the_mark_is_read_and_not_guessed(token: ApiToken) -> None:

@@ -32,7 +32,7 @@ def price(tenant: Tenant, model: Model) -> PriceVersion:
     """100 input and 20 output tokens cost 0.00014 USD; 200,001 input tokens cost twice as much each."""
     return PriceVersion.objects.create(
         tenant=tenant, model=model, effective_from=NOW - 999 * HOUR, input=1, output=2, cached_input=Decimal("0.1"),
-        tiers=[{"above_input_tokens": 200_000, "input": "2"}],
+        tiers=[{"above_input_tokens": 200_000, "input": "2"}], batch={"input": "0.5"},
     )  # fmt: skip
 
 
@@ -65,6 +65,8 @@ def test_an_empty_ledger_and_a_sound_one_hold(line: Line) -> None:
     assert verify().holds
     line()
     line(input_tokens=200_001, output_tokens=0, cost_usd=Decimal("0.400002"))
+    line(service_tier="flex", cost_usd=Decimal("0.00009"))
+    line(service_tier="priority")
     line(input_tokens=0, output_tokens=0, cached_input_tokens=7, cost_usd=Decimal("0.0000007"))
     line(
         outcome="failed",
@@ -78,7 +80,7 @@ def test_an_empty_ledger_and_a_sound_one_hold(line: Line) -> None:
     line(cost_usd=None, price_version=None)
     proof = verify()
     assert proof.findings == []
-    assert proof.recomputed == 5
+    assert proof.recomputed == 7
     assert len(proof.checks) == 11
 
 

@@ -20,7 +20,7 @@ SIGNING_SECRET = "whsec-canary-0123456789"
 LAB = '{name: lab, kind: openai-compatible, base_url: "http://127.0.0.1:9110/v1", api_key: sk-lab}'
 WHOLE = f"""
 plans:
-  - {{name: team, monthly_requests: 1000, monthly_tokens: 5000000, seats: 5, retention_days: 30, features: [judge]}}
+  - {{name: team, monthly_requests: 1000, monthly_tokens: 5000000, seats: 5, retention_days: 30, features: [judge, webhooks]}}
 budgets:
   - {{name: everything, scope: installation, limit: {{usd: 10000}}, period: month}}
 channels:
@@ -246,6 +246,50 @@ def test_a_changed_plan_changes_the_quotas_of_all_who_are_on_it(apply: Applied) 
     assert (again.pk, again.cap, again.enabled) == (quotas["tokens"].pk, 7, True)
 
 
+WANTED = {
+    "log_content: true": "log_content: The plan 'free' does not include the feature 'content_log'.",
+    "channels: [{name: h, kind: slack, address: 'https://h.example.com/1'}]": (
+        "kind: The plan 'free' does not include the feature 'webhooks'."
+    ),
+    "routing: {judge: {usd_per_day: 1}}": ("judge.usd_per_day: The plan 'free' does not include the feature 'judge'."),
+    "routing: {replay: {usd_per_week: 1}}": (
+        "replay.usd_per_week: The plan 'free' does not include the feature 'replay'."
+    ),
+    "routing: {auto_ab: true}": "auto_ab: The plan 'free' does not include the feature 'experiments'.",
+    "experiments: [{name: x, arms: [a, b]}]": "name: The plan 'free' does not include the feature 'experiments'.",
+}
+
+
+def on_plan(features: str, wanted: str) -> str:
+    models = "providers: [{name: lab, kind: vllm, base_url: 'http://127.0.0.1:1'}]\n    models: "
+    models += "[{name: a, provider: lab}, {name: b, provider: lab}]"
+    return f"plans: [{{name: free, features: {features}}}]\n" + acme(
+        f"plan: {{name: free}}\n    {models}\n    {wanted}"
+    )
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+def test_what_a_plan_leaves_out_is_refused_at_its_line(apply: Applied, wanted: str) -> None:
+    line = on_plan("[]", wanted).splitlines().index(f"    {wanted}") + 1
+    for _ in range(2):
+        assert apply.refused(on_plan("[]", wanted)) == [f"{line}: {WANTED[wanted]}"]
+        apply(on_plan("[]", "enabled: true"))  # from here on the tenant is there, and on its plan
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+def test_a_feature_and_what_needs_it_can_come_together(apply: Applied, wanted: str) -> None:
+    apply(on_plan("[]", "enabled: true"))
+    apply(on_plan("", wanted))
+    assert Plan.objects.get().features is None
+    assert "Nothing to change" in apply(on_plan("", wanted))
+
+
+def test_a_feature_that_there_is_not_is_refused_at_its_line(apply: Applied) -> None:
+    [problem] = apply.refused("plans:\n  - {name: p, features: [judge, sso]}")
+    assert problem.startswith("2: features: ")
+    assert "sso" in problem
+
+
 def test_another_plan_is_a_change_of_the_same_subscription(apply: Applied) -> None:
     apply(WHOLE)
     told = apply("plans: [{name: free}]\ntenants: [{slug: acme, plan: {name: free, overrides: {}}}]")
@@ -401,5 +445,5 @@ def test_json_has_no_secret_and_every_new_row(apply: Applied) -> None:
 def test_plans_are_data(apply: Applied) -> None:
     apply(WHOLE)
     team = Plan.objects.get(name="team")
-    facts: dict[str, Any] = {"seats": 5, "retention_days": 30, "features": ["judge"], "overage": False}
+    facts: dict[str, Any] = {"seats": 5, "retention_days": 30, "features": ["judge", "webhooks"], "overage": False}
     assert {name: getattr(team, name) for name in facts} == facts

@@ -21,5 +21,9 @@ class Command(OperatorCommand):
         ):
             run = run_job(name, work, started_by=self.actor.label)
             skipped = run.outcome == JobRun.Outcome.SKIPPED
-            facts = ", ".join(f"{count} {what}" for what, count in run.facts.items())
+            facts = ", ".join(f"{_plain(found)} {what}" for what, found in run.facts.items())
             self.stdout.write(f"{name}: {'another worker is at it' if skipped else facts}")
+
+
+def _plain(found: Any) -> str:
+    return " ".join(map(str, found)) if isinstance(found, list) else str(found)

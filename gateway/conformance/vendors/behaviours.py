@@ -10,6 +10,7 @@ cached. Later parts win over earlier ones. The same words script the next calls 
     varyK         from the K-th word on the text bears the call's own number ("tok5~17"): no two calls agree
     cachedP       P % of the prompt tokens are read from a cache (Ollama has none: reported as plain input)
     cachewriteP   P % of the prompt tokens are written to a cache (Anthropic only)
+    flex          served in the flex tier, and said so (OpenAI chat only; any other model is served in the default one)
     thinkN        N reasoning tokens "think1 ... thinkN" first, in each format's own way
     tool          calls the first offered tool (or the chosen one) with {"city": "Paris"}; text only when none is
                   offered, tool_choice forbids it or a tool result came last. With tokN, text precedes the call
@@ -142,6 +143,7 @@ _WORDS: list[tuple[str, Callable[[re.Match[str]], dict[str, Any]]]] = [
     (r"freshprefill", lambda _: {"prefill": "ignore"}),
     (r"cached(\d+)", lambda m: {"cached_percent": int(m[1])}),
     (r"cachewrite(\d+)", lambda m: {"cache_write_percent": int(m[1])}),
+    (r"flex", lambda _: {}),  # stands in the answer's model, which is all that the format needs
     (r"think(\d+)", lambda m: {"thinking": int(m[1])}),
     (r"tool", lambda _: {"tool_calls": 1}),
     (r"tools(\d+)", lambda m: {"tool_calls": int(m[1])}),

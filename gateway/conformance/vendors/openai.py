@@ -331,7 +331,7 @@ class OpenAI(Format):
             "object": kind,
             "created": answer.created,
             "model": answer.model,
-            "service_tier": "default",
+            "service_tier": "flex" if "flex" in answer.model.split("-") else "default",
             "system_fingerprint": "fp_scripted",
         }
 

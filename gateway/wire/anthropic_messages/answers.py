@@ -23,6 +23,7 @@ from gateway.wire.types import (
     ToolCall,
     ToolCallDelta,
     Usage,
+    service_tier,
 )
 
 _FINISH: dict[str | None, FinishReason] = {
@@ -62,6 +63,7 @@ class _Usage(Struct):
     cache_creation_input_tokens: Any = None
     cache_creation: _CacheCreation | None = None
     output_tokens_details: _OutputDetails | None = None
+    service_tier: Any = None
 
     def updated(self, later: "_Usage") -> "_Usage":
         """Counts are cumulative: a later report replaces what it names and leaves the rest."""
@@ -182,6 +184,7 @@ def _usage(reported: _Usage | None) -> Usage | None:
         cache_write_1h=written_1h,
         output=(output or 0) - reasoning,
         reasoning=reasoning,
+        service_tier=service_tier(reported.service_tier),
     )
     return believable(usage)
 

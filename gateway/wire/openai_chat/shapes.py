@@ -201,10 +201,11 @@ class StreamedEvent(Struct, gc=False):
 
 
 class Identity(Struct):
-    """Who answers: read once per stream, off the hot loop."""
+    """Who answers, and in which tier of service: read with the first event and with usage, off the hot loop."""
 
     id: Any = None
     model: Any = None
+    service_tier: Any = None
 
 
 class FinishOutline(Struct):
@@ -217,6 +218,7 @@ class AnswerOutline(Struct):
     choices: list[FinishOutline] | None = None
     id: Any = None
     model: Any = None
+    service_tier: Any = None
     usage: Any = None
     error: Any = None
 

@@ -1,6 +1,6 @@
 """Token counts of chat vendors, taken apart into disjoint classes."""
 
-from gateway.wire.types import Usage
+from gateway.wire.types import Usage, service_tier
 
 MAX_TOKENS = 1_000_000_000  # a count beyond this is a vendor's mistake, not a bill
 
@@ -9,8 +9,9 @@ _CACHE_READ = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tok
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 
 
-def parse_usage(usage: object) -> Usage | None:
-    """The vendor's inclusive counts as disjoint ones; None if it sent nothing that can be believed.
+def parse_usage(usage: object, served_as: object = None) -> Usage | None:
+    """The vendor's inclusive counts as disjoint ones; None if it sent nothing that can be believed. ``served_as`` is
+    the tier of service that stands beside them.
 
     A detail that contradicts its total (more cached than prompt tokens) counts as not sent, so no class is
     ever negative and the classes add up to the totals. Vendors that do not include reasoning in
@@ -41,6 +42,7 @@ def parse_usage(usage: object) -> Usage | None:
         reasoning=reasoning,
         audio_input=audio_input,
         audio_output=audio_output,
+        service_tier=service_tier(served_as),
     )
 
 

@@ -53,7 +53,7 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
     finish_reasons = [choice.finish_reason for choice in outline.choices]
     if not BROKEN_OFF.isdisjoint(reason for reason in finish_reasons if isinstance(reason, str)):
         raise answered_error({"code": "incomplete_answer"}, "status")
-    usage = parse_usage(outline.usage)
+    usage = parse_usage(outline.usage, outline.service_tier)
     completion = Completion(
         id=text_of(outline.id),
         model=text_of(outline.model),

@@ -20,7 +20,7 @@ from gateway.wire.openai_chat.vendor_answers import (
 )
 from gateway.wire.openai_chat.vendor_errors import answered_error
 from gateway.wire.sse import DONE, MAX_EVENT_BYTES, Framer, parse_events
-from gateway.wire.types import Chunk, ToolCallDelta
+from gateway.wire.types import Chunk, ServiceTier, ToolCallDelta, service_tier
 
 _EVENT = msgspec.json.Decoder(StreamedEvent)
 _EVENTS = msgspec.json.Decoder(list[StreamedEvent])
@@ -55,6 +55,7 @@ class ChatStreamParser:
         "_framer",
         "_identified",
         "_passthrough",
+        "_service_tier",
         "skipped",
     )
 
@@ -67,6 +68,7 @@ class ChatStreamParser:
         self._finished: set[int] = set()
         self._done = False
         self._identified = False
+        self._service_tier: ServiceTier = ""
         self._failure: ProviderError | None = None
 
     @property
@@ -100,9 +102,19 @@ class ChatStreamParser:
             identity = _IDENTITY.decode(payloads[0])
             chunks[0].id = text_of(identity.id) or None
             chunks[0].model = text_of(identity.model) or None
+            self._service_tier = service_tier(identity.service_tier)
+        for chunk in chunks:
+            if chunk.usage is not None:
+                self._note_service_tier(chunk, payloads[-1])
         if self._failure is not None and not chunks:
             raise self._failure
         return chunks
+
+    def _note_service_tier(self, chunk: Chunk, payload: bytes) -> None:
+        """What stands beside the counts goes before what was said at the beginning."""
+        tier = service_tier(_IDENTITY.decode(payload).service_tier) or self._service_tier
+        if tier and chunk.usage is not None:
+            chunk.usage = msgspec.structs.replace(chunk.usage, service_tier=tier)
 
     def _decode(self, block: bytes) -> tuple[list[StreamedEvent], list[bytes]]:
         """The block's sound events and their payloads; no comments, no end marker, nothing malformed."""

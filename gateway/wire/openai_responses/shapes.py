@@ -157,6 +157,7 @@ class Answer(Struct):
     created_at: Any = None
     status: str | None = None
     output: list[OutputItem] | None = None
+    service_tier: Any = None
     usage: Any = None
     error: Any = None
     incomplete_details: IncompleteDetails | None = None

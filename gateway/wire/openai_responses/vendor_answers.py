@@ -47,7 +47,7 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
     return Completion(
         id=answer.id,
         model=answer.model,
-        usage=parse_usage(answer.usage),
+        usage=parse_usage(answer.usage, answer.service_tier),
         choices=() if passthrough else (Choice(parts, finish),),
         created=answer.created_at if type(answer.created_at) is int else 0,
         body=body if passthrough else None,
@@ -80,7 +80,7 @@ def finish_reason(answer: Answer, called_tools: bool) -> FinishReason:
     return "tool_calls" if called_tools else "stop"
 
 
-def parse_usage(usage: Any) -> Usage | None:
+def parse_usage(usage: Any, served_as: Any) -> Usage | None:
     """The same inclusive counts as the chat format's, under other names."""
     if not isinstance(usage, dict):
         return None
@@ -91,7 +91,8 @@ def parse_usage(usage: Any) -> Usage | None:
             "total_tokens": usage.get("total_tokens"),
             "prompt_tokens_details": usage.get("input_tokens_details"),
             "completion_tokens_details": usage.get("output_tokens_details"),
-        }
+        },
+        served_as,
     )
 
 
@@ -184,7 +185,7 @@ class ResponseStreamParser:
                 self.complete = True
                 return Chunk(
                     finish_reason=finish_reason(event.response, bool(self._calls)),
-                    usage=parse_usage(event.response.usage),
+                    usage=parse_usage(event.response.usage, event.response.service_tier),
                 )
             case "response.failed" if event.response is not None:
                 self._failure = answered_error(event.response.error or {}, "stream")

@@ -83,9 +83,11 @@ class Received:
 
 @dataclass
 class Endpoint:
-    """Answers as told by the path's first part: a status (``/503``), or ``/slow``, which does not answer for a while."""
+    """Answers as told by the path's first part: a status (``/503``), or ``/slow``, which does not answer for a while;
+    with ``retry_after`` as that header, if it is set."""
 
     port: int = 0
+    retry_after: str = ""
     received: list[Received] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -109,6 +111,8 @@ def endpoint() -> Iterator[Endpoint]:
             self.send_response(int(told))
             if told.startswith("3"):
                 self.send_header("location", heard.url("/200/after-redirect"))
+            if heard.retry_after:
+                self.send_header("retry-after", heard.retry_after)
             self.send_header("content-length", "0")
             self.end_headers()
 

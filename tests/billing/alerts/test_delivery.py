@@ -7,14 +7,16 @@ import logging
 import time
 from datetime import timedelta
 from email import message_from_string, policy
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from billing.alerts import delivery
 from billing.alerts.book import resolve_alert
-from billing.alerts.delivery import BACK_OFF, CLAIM, deliver_pending, send_test
-from billing.models import AlertChannel, AlertDelivery
+from billing.alerts.delivery import BACK_OFF, CLAIM, LONGEST_ASKED, deliver_pending, send_test
+from billing.models import AlertChannel, AlertDelivery, Plan, Subscription
 from tenants.models import Tenant
 
 from .conftest import NOW, Endpoint, MailServer, make_channel, open_error_rate
@@ -103,6 +105,44 @@ def test_a_failing_endpoint_is_tried_with_back_off_and_then_given_up(
     assert len(endpoint.received) == 6
     assert len({received.headers["x-pointsman-delivery"] for received in endpoint.received}) == 1
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "wait"),
+    [
+        (429, "600", timedelta(minutes=10)),
+        (503, "600.5", timedelta(minutes=10, milliseconds=500)),
+        (429, "5", BACK_OFF[0]),
+        (429, "90000", LONGEST_ASKED),
+        (429, "soon", BACK_OFF[0]),
+        (500, "600", BACK_OFF[0]),
+    ],
+)
+def test_an_endpoint_that_asks_for_it_is_left_alone_for_so_long(
+    tenant: Tenant, endpoint: Endpoint, status: int, retry_after: str, wait: timedelta
+) -> None:
+    endpoint.retry_after = retry_after
+    open_error_rate(make_channel(tenant, address=endpoint.url(f"/{status}")))
+    assert deliver_pending(NOW) == {"sent": 0, "retried": 1, "failed": 0}
+    waits = AlertDelivery.objects.get().next_try_at - NOW
+    assert wait <= waits < wait + timedelta(seconds=30)  # it counts from the refusal on
+
+
+def test_an_endpoint_may_name_the_moment_instead(tenant: Tenant, endpoint: Endpoint) -> None:
+    endpoint.retry_after = format_datetime(timezone.now() + timedelta(minutes=20), usegmt=True)
+    open_error_rate(make_channel(tenant, address=endpoint.url("/503")))
+    deliver_pending(NOW)
+    waits = AlertDelivery.objects.get().next_try_at - NOW
+    assert timedelta(minutes=19) < waits < timedelta(minutes=21)
+
+
+def test_a_webhook_beyond_the_plan_gets_nothing_and_the_job_says_so(hook: AlertChannel, endpoint: Endpoint) -> None:
+    Subscription.objects.create(tenant=hook.tenant, plan=Plan.objects.create(name="small", features=[]))
+    open_error_rate(hook)
+    assert deliver_pending(NOW) == {"sent": 0, "retried": 0, "failed": 1, "not_in_plan": ["acme"]}
+    assert state() == ("failed", 1, "The plan 'small' does not include the feature 'webhooks'.")
+    assert send_test(hook) == "The plan 'small' does not include the feature 'webhooks'."
+    assert endpoint.received == []
 
 
 def test_an_endpoint_that_recovers_gets_the_message(hook: AlertChannel, endpoint: Endpoint) -> None:

@@ -78,6 +78,24 @@ def test_every_vendors_habits_end_in_disjoint_classes(fields: dict[str, Any], ex
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("flex", "flex"),
+        ("batch", "batch"),
+        ("priority", "priority"),
+        ("default", ""),
+        (None, ""),
+        ("gold", ""),
+        (7, ""),
+    ],
+)
+def test_usage_knows_in_which_tier_of_service_the_call_was_served(said: object, expected: str) -> None:
+    usage = parse_usage({"prompt_tokens": 20, "completion_tokens": 10}, said)
+    assert usage is not None
+    assert usage.service_tier == expected
+
+
+@pytest.mark.parametrize(
     "usage",
     [
         None,

@@ -95,6 +95,18 @@ def test_finish_and_usage_are_chunks_of_their_own_and_the_end_marker_is_swallowe
     assert parser.complete
 
 
+@pytest.mark.parametrize("said", [("flex", "flex"), (None, "flex"), ("flex", None), ("auto", "flex")], ids=str)
+def test_a_stream_says_in_which_tier_of_service_it_was_served(said: tuple[str | None, str | None]) -> None:
+    first, last = said
+    opening = {"id": "c", "model": "m", "service_tier": first, "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+    closing = {"service_tier": last, "choices": [], "usage": USAGE}
+    blocks = [b"data: %b\n\n" % json.dumps(payload).encode() for payload in (opening, closing)]
+    for wire in (blocks, [b"".join(blocks)]):
+        parser = ChatStreamParser(passthrough=True)
+        chunks = [chunk for block in wire for chunk in parser.parse_chunk(block)]
+        assert [chunk.usage.service_tier for chunk in chunks if chunk.usage] == ["flex"]
+
+
 def test_text_on_the_finish_event_counts() -> None:
     chunks, _ = read(event({"content": "Hi"}, finish="length"))
 
