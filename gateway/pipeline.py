@@ -65,6 +65,9 @@ class PolicySource(Protocol):
     async def find_anew(self, credential: str) -> tuple[TenantPolicy, TokenFacts]:
         """As :meth:`find`, from the database."""
 
+    async def overtaken(self, policy: TenantPolicy) -> bool:
+        """Whether there is a newer one. Raises LedgerUnavailable when nobody can tell."""
+
     def forget(self, tenant_id: str) -> None:
         """A newer epoch exists: load this tenant anew at the next look-up."""
 
@@ -128,36 +131,45 @@ class Pipeline:
     async def _serve(self, call: Call, asked: Outcome) -> Answer:
         """The call itself, by a policy that is current when it is admitted."""
         for _ in range(POLICY_ATTEMPTS):
-            policy, token, request = asked.policy, asked.token, asked.request
+            request = asked.request
             call.outcome = asked
-            if policy.leaves_choice(request.model):
-                selection = asked.selection = await self._select(call, asked)
-                model = selection.models[0]
-            else:
-                model = policy.resolve(request.model, token)
+            model = await self._model(call, asked)
             if request.operation == "count_tokens" and not _counts_tokens(model):
                 return self._estimated_count(call, request)
             job = asked.job = self._job(call, asked, model)
             if request.continues is not None and len(job.targets) > 1:
-                job.go_first_to(await self._stored.first(job.targets, policy.id, request.continues))
+                job.go_first_to(await self._stored.first(job.targets, asked.policy.id, request.continues))
             try:
                 if request.stream:
                     return await self._stream(call, asked, job)
                 return await self._complete(call, asked, job)
             except StalePolicy:
-                self._policies.forget(policy.id)
+                self._policies.forget(asked.policy.id)
             asked = Outcome(*await self._authenticate(call), request)
         raise Overloaded("The configuration is changing right now.")
 
+    async def _model(self, call: Call, asked: Outcome) -> ModelFacts:
+        """The model to begin with: the one that is named, or the router's choice, which is then ``asked.selection``."""
+        try:
+            return await self._named_or_chosen(call, asked)
+        except GatewayError as refusal:
+            # What is refused is never admitted, so no epoch is compared: the database can tell whether it still is.
+            if refusal.status >= 500 or not await self._policies.overtaken(asked.policy):
+                raise
+            self._policies.forget(asked.policy.id)
+        asked.policy, asked.token = await self._authenticate(call)
+        return await self._named_or_chosen(call, asked)
+
+    async def _named_or_chosen(self, call: Call, asked: Outcome) -> ModelFacts:
+        policy, name = asked.policy, asked.request.model
+        if not policy.leaves_choice(name):
+            return policy.resolve(name, asked.token)
+        # What a limit of models was asked for holds, unless the configuration changed since.
+        asked.selection, call.selection = call.selection or await self._select(call, asked), None
+        return asked.selection.models[0]
+
     async def _select(self, call: Call, outcome: Outcome) -> Selection:
-        """The router's choice. What a limit of models was asked for holds, unless the configuration changed since."""
-        selection, call.selection = call.selection, None
-        if selection is not None:
-            return selection
-        if not outcome.policy.entitlement.allows("routing") and call.credential is not None:
-            # Nothing is admitted here, so no epoch compared: whether the plan is still that one, the database can tell.
-            outcome.policy, outcome.token = await self._policies.find_anew(call.credential)
-            outcome.token.authorise("inference", call.client_ip)
+        """The router's choice."""
         policy, token, request = outcome.policy, outcome.token, outcome.request
         policy.refuse_beyond_plan("routing")
         question = self._selector.question(policy, token, request)
@@ -279,11 +291,12 @@ class Pipeline:
     async def _chosen_for_limits(self, call: Call, asked: Outcome) -> str:
         """The router's choice, where a limit may be one of models."""
         try:
-            call.selection = await self._select(call, asked)
+            model = await self._model(call, asked)
         except GatewayError:
             call.outcome = asked  # a refusal like any other: the log hears of it
             raise
-        return call.selection.choice.model
+        call.selection = asked.selection
+        return model.name
 
     async def _limit(
         self, call: Call, token: TokenFacts | None, limits: Sequence[LimitFacts] = (), asked: Asked | None = None

@@ -68,6 +68,14 @@ class PolicyStore:
             raise InvalidApiKey("Incorrect API key provided.")
         return await self._load_once(credential)
 
+    async def overtaken(self, policy: TenantPolicy) -> bool:
+        """Whether anything has been changed since. Raises LedgerUnavailable when the database cannot be asked."""
+        try:
+            async with asyncio.timeout(ADMISSION_DEADLINE_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, _overtaken, policy)
+        except (DatabaseError, InterfaceError, TimeoutError):
+            raise LedgerUnavailable("The configuration cannot be checked at the moment.") from None
+
     def forget(self, tenant_id: str) -> None:
         self._policies.pop(tenant_id, None)
 
@@ -113,6 +121,14 @@ class PolicyStore:
             if row := ApiToken.objects.filter(digest=digest, pepper_number=number).first():
                 return digest, token_facts(row)
         raise InvalidApiKey("Incorrect API key provided.")
+
+
+def _overtaken(policy: TenantPolicy) -> bool:
+    close_old_connections()
+    try:
+        return not Tenant.objects.filter(pk=policy.id, policy_epoch=policy.epoch).exists()
+    finally:
+        close_old_connections()
 
 
 def token_facts(row: ApiToken) -> TokenFacts:
