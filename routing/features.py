@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -111,13 +111,6 @@ def shipped_basis() -> TextBasis:
         return TextBasis(stored["rarity"].astype(np.float32), stored["directions"].astype(np.float32))
 
 
-def _projected(text: str) -> NDArray[np.float32]:
-    return shipped_basis().projected(text)
-
-
-_projected_again = lru_cache(_REMEMBERED)(_projected)
-
-
 class RequestFeatures(Struct, frozen=True, eq=False):
     """A request as the engine sees it."""
 
@@ -134,6 +127,7 @@ class FeatureSpace:
     tasks: tuple[str, ...] = TASKS
     complexities: tuple[str, ...] = COMPLEXITIES
     _blanks: dict[tuple[str, str], Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[str, str, str], Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -161,13 +155,25 @@ class FeatureSpace:
         return np.array([bias] + [task] * tasks + [cell] * cells + [rest] * (1 + COMPONENTS))
 
     def features(self, text: str, task: str, complexity: str, *, input_tokens: int | None = None) -> RequestFeatures:
-        """The features of a prompt; a task or complexity without a place leaves its entries at zero."""
-        vector = self._blank(task, complexity).copy()
-        vector[-COMPONENTS - 1] = _LENGTH_WEIGHT * (math.log(1.0 + len(text)) - _LENGTH_CENTRE) / _LENGTH_SD
-        vector[-COMPONENTS:] = _projected_again(text) if len(text) <= _REMEMBERED_CHARS else _projected(text)
+        """The features of a prompt; a task or complexity without a place leaves its entries at zero. Of the same short
+        text in the same cell the very same vector, which cannot be written to."""
+        vector = self._known.get((text, task, complexity))
+        if vector is None:
+            vector = self._vector(text, task, complexity)
+            if len(text) <= _REMEMBERED_CHARS:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[text, task, complexity] = vector
         return RequestFeatures(
             task, complexity, vector, estimated_tokens(text) if input_tokens is None else input_tokens
         )
+
+    def _vector(self, text: str, task: str, complexity: str) -> Vector:
+        vector = self._blank(task, complexity).copy()
+        vector[-COMPONENTS - 1] = _LENGTH_WEIGHT * (math.log(1.0 + len(text)) - _LENGTH_CENTRE) / _LENGTH_SD
+        vector[-COMPONENTS:] = shipped_basis().projected(text)
+        vector.flags.writeable = False
+        return vector
 
     def _blank(self, task: str, complexity: str) -> Vector:
         """The vector of a cell without a text. Names come from callers, so only cells that exist are remembered."""

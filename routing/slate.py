@@ -16,6 +16,7 @@ from routing.scores import Candidate, Experience, Taste
 Matrix = NDArray[np.float64]
 
 _MOST_SCORINGS = 256
+_MOST_TEXTS = 64  # of one scoring: the steps of agents come with the same text of the user, one after the other
 
 
 @dataclass(slots=True)
@@ -32,6 +33,9 @@ class Scoring:
     output_costs: Vector
     log_latencies: Vector
     _linear: Matrix = field(init=False, repr=False)
+    _sds: dict[int, tuple[Vector, Vector]] = field(
+        default_factory=dict, init=False, repr=False
+    )  # by vector, kept alive
 
     def __post_init__(self) -> None:
         texts, prices = self.beliefs.texts, self.slate.input_prices
@@ -60,7 +64,13 @@ class Scoring:
 
     def sds(self, features: RequestFeatures) -> Vector:
         """Standard deviation of what is expected, by candidate."""
-        return self.beliefs.sds(self.text_part(features))
+        vector = features.vector
+        known = self._sds.get(id(vector))
+        if known is None:
+            if len(self._sds) >= _MOST_TEXTS:
+                self._sds.clear()
+            known = self._sds[id(vector)] = (vector, self.beliefs.sds(self.text_part(features)))
+        return known[1]
 
 
 class Slate:
