@@ -1,7 +1,8 @@
 """A chat vendor's stream: the hottest loop of the gateway.
 
-Where the caller speaks the same format, a block off the socket is looked at, not taken apart: its payloads
-are decoded in one call as an array, and events that say nothing but text become one chunk with their bytes.
+Where the caller speaks the same format, a block off the socket is looked at, not taken apart: runs of text are
+recognised by their bytes, the payloads around them are decoded in one call as an array, and events that say
+nothing but text become one chunk with their bytes.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import msgspec
 
 from gateway.errors import ProviderError
 from gateway.wire.openai_chat.shapes import Delta, FunctionDelta, Identity, StreamedChoice, StreamedEvent, ToolDelta
+from gateway.wire.openai_chat.text_runs import TextRuns
 from gateway.wire.openai_chat.usage import parse_usage
 from gateway.wire.openai_chat.vendor_answers import (
     BROKEN_OFF,
@@ -27,7 +29,9 @@ _EVENTS = msgspec.json.Decoder(list[StreamedEvent])
 _IDENTITY = msgspec.json.Decoder(Identity)
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PREFIX = b"data: "
-_BETWEEN = b"\n\ndata: "
+_BOUNDARY = b"\n\n"
+_BETWEEN = _BOUNDARY + _PREFIX
+_FIRST_LOOK = 3  # events of a stream that are decoded before the rest of their block is looked at: role, and some text
 
 
 def open_parser(passthrough: bool) -> "ChatStreamParser":
@@ -55,6 +59,7 @@ class ChatStreamParser:
         "_framer",
         "_identified",
         "_passthrough",
+        "_runs",
         "_service_tier",
         "skipped",
     )
@@ -63,6 +68,7 @@ class ChatStreamParser:
         self.skipped = 0
         self._passthrough = passthrough
         self._framer = Framer(max_event_bytes)
+        self._runs = TextRuns()
         self._calls = _ToolCallNumbers()
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -91,6 +97,33 @@ class ChatStreamParser:
         return self._read(rest) if rest else []
 
     def _read(self, block: bytes) -> list[Chunk]:
+        chunks = self._in_runs(block) if self._passthrough else self._looked_at(block)
+        if self._failure is not None and not chunks:
+            raise self._failure
+        return chunks
+
+    def _in_runs(self, block: bytes) -> list[Chunk]:
+        """The chunks of a block, of which only what stands around its run of text is decoded."""
+        run = self._runs.find(block)
+        if run is None:
+            few = 0 if self._runs.known or not self._runs.curious else _end_of_event(block, _FIRST_LOOK)
+            if not few:
+                return self._looked_at(block)
+            chunks = self._looked_at(block[:few])
+            return _joined(chunks, self._in_runs(block[few:])) if self._goes_on else chunks
+        start, end, texts = run
+        chunks = self._looked_at(block[:start]) if start else []
+        if self._goes_on:
+            chunks = _joined(chunks, [_text_chunk(texts, block[start:end])])
+            if end < len(block):
+                chunks = _joined(chunks, self._looked_at(block[end:]))
+        return chunks
+
+    @property
+    def _goes_on(self) -> bool:
+        return not self._done and self._failure is None
+
+    def _looked_at(self, block: bytes) -> list[Chunk]:
         if self._done:
             return []
         events, payloads = self._decode(block)
@@ -106,8 +139,8 @@ class ChatStreamParser:
         for chunk in chunks:
             if chunk.usage is not None:
                 self._note_service_tier(chunk, payloads[-1])
-        if self._failure is not None and not chunks:
-            raise self._failure
+        if self._passthrough and self._runs.curious and (texts := self._nothing_but_text(events[-1:])):
+            self._runs.learn(payloads[-1], texts[0])
         return chunks
 
     def _note_service_tier(self, chunk: Chunk, payload: bytes) -> None:
@@ -148,7 +181,7 @@ class ChatStreamParser:
 
     def _pass_through(self, events: list[StreamedEvent], payloads: list[bytes]) -> list[Chunk]:
         if (texts := self._nothing_but_text(events)) is not None:
-            return [_text_chunk(texts, payloads)]
+            return [_text_chunk(texts, _wire(payloads))]
         chunks: list[Chunk] = []
         start = 0
         for position, event in enumerate(events):
@@ -190,7 +223,7 @@ class ChatStreamParser:
 
     def _gather(self, events: list[StreamedEvent], payloads: list[bytes]) -> Chunk:
         chunk = self._content(events)
-        chunk.wire = b"%b%b\n\n" % (_PREFIX, _BETWEEN.join(payloads))
+        chunk.wire = _wire(payloads)
         return chunk
 
     def _translate(self, events: list[StreamedEvent]) -> list[Chunk]:
@@ -273,11 +306,36 @@ def _is_plain(event: StreamedEvent) -> bool:
     return not (event.error or any(choice.finish_reason for choice in choices))
 
 
-def _text_chunk(texts: list[str], payloads: list[bytes]) -> Chunk:
+def _end_of_event(block: bytes, number: int) -> int:
+    """Where the event of a number (from 1) ends; 0 where none follows it."""
+    end = 0
+    for _ in range(number):
+        end = block.find(_BOUNDARY, end) + len(_BOUNDARY)
+        if end < len(_BOUNDARY):
+            return 0
+    return end if end < len(block) else 0
+
+
+def _joined(chunks: list[Chunk], more: list[Chunk]) -> list[Chunk]:
+    """Chunks of one block: plain ones that meet are one."""
+    if chunks and more and _is_plain_chunk(chunks[-1]) and _is_plain_chunk(more[0]):
+        chunks[-1].join(more.pop(0))
+    return chunks + more
+
+
+def _is_plain_chunk(chunk: Chunk) -> bool:
+    return chunk.finish_reason is None and chunk.usage is None and chunk.index == 0
+
+
+def _wire(payloads: list[bytes]) -> bytes:
+    return b"%b%b\n\n" % (_PREFIX, _BETWEEN.join(payloads))
+
+
+def _text_chunk(texts: list[str], wire: bytes) -> Chunk:
     text = "".join(texts)
     return Chunk(
         text=text,
-        wire=b"%b%b\n\n" % (_PREFIX, _BETWEEN.join(payloads)),
+        wire=wire,
         output_chars=len(text),
         output_pieces=len(texts) if len(texts) > 1 else 0,
     )
