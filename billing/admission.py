@@ -18,7 +18,8 @@ UNITS = {"usd": "USD", "tokens": "tokens", "requests": "requests"}
 
 class Demand(Struct, frozen=True):
     """What one request needs of its budgets, whichever target serves it. ``max_tokens`` is the caller's own limit;
-    ``generates`` is False for operations without an answer in tokens."""
+    ``generates`` is False for operations without an answer in tokens, ``priority`` where no vendor
+    serves it in a priority tier."""
 
     budgets: Sequence[BudgetFacts]
     spender: Spender
@@ -26,6 +27,7 @@ class Demand(Struct, frozen=True):
     max_tokens: int | None
     choices: int = 1
     generates: bool = True
+    priority: bool = True
 
 
 class Reserver:
@@ -52,17 +54,26 @@ class Reserver:
             return None
         now = time.time()
         bound = demand.prompt_bound
-        likely = self.sizes.likely(circuit, bound, bound * price.dearest(bound)[0]) if price else None
         return reserve(
             held,
             [self._clock.period(budget, subject, now) for budget, subject in held],
             price=price,
             input_tokens=bound,
-            likely=likely,
+            likely=self._likely(circuit, bound, price, priority=demand.priority) if price else None,
             output_tokens=self._output_tokens(demand, max_output_tokens),
             choices=demand.choices,
             first=first,
+            priority=demand.priority,
         )
+
+    def _likely(self, circuit: str, bound: int, price: Price, *, priority: bool) -> tuple[int, int]:
+        """What is known of prompts is known by the standard price."""
+        standard, _ = price.dearest(bound, priority=False)
+        tokens, pico = self.sizes.likely(circuit, bound, bound * standard)
+        if priority and price.priority is not None:
+            dearest, _ = price.dearest(bound)
+            pico = -(-pico * dearest // standard) if standard else bound * dearest
+        return tokens, pico
 
     @staticmethod
     def _output_tokens(demand: Demand, max_output_tokens: int | None) -> int:

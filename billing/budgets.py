@@ -184,14 +184,16 @@ def reserve(
     output_tokens: int,
     choices: int,
     first: bool,
+    priority: bool = True,
 ) -> Reservation:
-    """What an attempt at this price has to ask of its budgets. ``likely`` are tokens and pico-USD of its prompt.
+    """What an attempt at this price has to ask of its budgets. ``likely`` are tokens and pico-USD of its prompt;
+    ``priority``: whether the vendor may serve it in its priority tier.
 
     Raises PriceUnknown where a hard budget in USD holds: what has no price cannot be kept within one.
     """
     if price is None and any(budget.metric == "usd" and budget.hard for budget, _ in held):
         raise PriceUnknown("The price of this model is not known, so it cannot be kept within a budget.", param="model")
-    input_pico, output_pico = price.dearest(input_tokens) if price else (0, 0)
+    input_pico, output_pico = price.dearest(input_tokens, priority=priority) if price else (0, 0)
     per_request = price.per_request if price else 0
     bound_pico = input_tokens * input_pico
     likely_tokens, likely_pico = likely or (input_tokens, bound_pico)

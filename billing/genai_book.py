@@ -1,8 +1,9 @@
 """Reads the genai-prices package's own data, offline, as prices by provider kind and pattern of model names.
 
 What our price versions cannot express is skipped with a reason rather than taken over nearly right: an unknown
-price is asked for, a wrong one is paid. Of prices for tiers of service those for batches and the flex tier are taken
-over; others are left aside, as are charges for a vendor's own web and file searches, which no usage reports.
+price is asked for, a wrong one is paid. Of prices for tiers of service those for batches, the flex and the priority
+tier are taken over; others are left aside, as are charges for a vendor's own web and file searches, which no usage
+reports.
 """
 
 import re
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from decimal import Decimal
 from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 from genai_prices import data, types
@@ -60,9 +62,12 @@ _LEFT_ASIDE: Final = frozenset(
     {"web_searches_kcount", "storage_searches_kcount", "cache_audio_read_mtok", "cache_image_read_mtok"}
 )
 _PER_THOUSAND_REQUESTS: Final = "requests_kcount"
-# How the book names what a price's ``batch`` is for. A gateway's call is served as flex rather than as a batch, so
-# where the book has both (they hardly differ) flex goes first.
-_BATCH_CONTEXTS: Final = ({"service_tier": "flex"}, {"processing": "batch"})
+# How the book names what further prices are for. A gateway's call is served as flex rather than as a batch, so where
+# the book has both (they hardly differ) flex goes first. OpenAI calls its priority tier fast by now.
+_CONTEXTS: Final[Mapping[str, tuple[dict[str, str], ...]]] = {
+    "batch": ({"service_tier": "flex"}, {"processing": "batch"}),
+    "priority": ({"service_tier": "priority"}, {"service_tier": "fast"}),
+}
 
 _REGEX_PART: Final = re.compile(
     r"(?P<set>\\d|\[[\w@.-]+\])(?:\{(?P<times>\d+)\})?|\\(?P<escaped>[^\w\s])|(?P<literal>[^\\\[\](){}*+?.^$|])"
@@ -104,11 +109,12 @@ def prices(skipped: list[str]) -> Iterator[BookPrice]:
                 skipped.append(f"{label}: {exc}")
                 continue
             for start, terms in timeline:
-                try:
-                    if (batch := _batch(model, start)) is not None:
-                        terms["batch"] = batch
-                except Inexpressible as exc:
-                    skipped.append(f"{label}: as a batch: {exc}")
+                for name, contexts in _CONTEXTS.items():
+                    try:
+                        if (served_as := _served_as(contexts, model, start)) is not None:
+                            terms[name] = served_as
+                    except Inexpressible as exc:
+                        skipped.append(f"{label}: as {name}: {exc}")
             patterns = list(_patterns(model.match))
             if None in patterns:
                 skipped.append(f"{label}: names matched by a rule that is not a pattern; known by {model.id} alone")
@@ -132,9 +138,10 @@ def _timeline(model: types.ModelInfo) -> Iterator[tuple[datetime, types.ModelPri
     """The model's prices, each with the moment from which it holds. Raises Inexpressible."""
     steps = list(_standard(model))
     known = {start for start, _ in steps}
+    contexts = list(chain.from_iterable(_CONTEXTS.values()))
     yield from steps
     for variant in model.price_variants or ():
-        if variant.when in _BATCH_CONTEXTS and isinstance(variant.constraint, types.StartDateConstraint):
+        if variant.when in contexts and isinstance(variant.constraint, types.StartDateConstraint):
             start = datetime.combine(variant.constraint.start_date, time(), UTC)
             if start not in known and start > min(known):
                 known.add(start)
@@ -165,11 +172,11 @@ def _terms(prices: types.ModelPrice) -> dict[str, Any]:
     }
 
 
-def _batch(model: types.ModelInfo, at: datetime) -> dict[str, Any] | None:
-    """What costs something else in the flex tier or as a batch; None for a model that the book has no such price of.
+def _served_as(contexts: tuple[dict[str, str], ...], model: types.ModelInfo, at: datetime) -> dict[str, Any] | None:
+    """What costs something else in the first of the contexts that the book has prices for; None where there are none.
     Raises Inexpressible."""
     standard = model.get_prices(at)
-    for context in _BATCH_CONTEXTS:
+    for context in contexts:
         if (prices := model.get_prices(at, context)) != standard:
             former = _classes(standard)
             classes = {name: price for name, price in _classes(prices).items() if price != former.get(name)}

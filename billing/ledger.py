@@ -153,6 +153,7 @@ class Ledger:
         """Register this process. While the database is away that is left to the first admission."""
         if not await self.ready():
             logger.warning("the ledger cannot be written yet")
+        await self._try_out_spool()
         self._heart = asyncio.create_task(self._beat_for_ever())
 
     async def admit(
@@ -257,8 +258,17 @@ class Ledger:
             if not await self._spooled(batch):
                 raise  # they stay in memory
         else:
-            self._away = False
+            self._away = self._spool_failing = False
             self._room.set()
+
+    async def _try_out_spool(self) -> None:
+        """An operator hears of a bad disk before it is needed."""
+        if self._spool is None:
+            return
+        try:
+            await asyncio.to_thread(self._spool.try_out)
+        except OSError as exc:
+            logger.error("without PostgreSQL settlements would be in memory alone, as there is no spool: %s", exc)
 
     async def _spooled(self, batch: Sequence[NewSettlement]) -> bool:
         """Whether they are safe on the disk. If not, nothing new is admitted until they are."""
@@ -277,9 +287,15 @@ class Ledger:
 
     async def _replay(self) -> None:
         """Bring into the ledger what this process, or one that has died, has put on the disk. Raises psycopg.Error."""
-        spool = self._spool
-        if spool is None:
+        if self._spool is None:
             return
+        try:
+            await self._empty(self._spool)
+        except OSError as exc:  # a disk that only reads: nothing is lost, and all else goes on
+            logger.error("the spool cannot be emptied: %s", exc)
+        self._spool_failing = False
+
+    async def _empty(self, spool: Spool) -> None:
         while segments := await asyncio.to_thread(spool.segments_to_replay):
             for segment in segments:
                 records = spool.read(segment)
@@ -287,7 +303,6 @@ class Ledger:
                     await self._settle_lines(lines)
                 await asyncio.to_thread(spool.remove, segment)
                 logger.warning("replayed settlements from %s", segment.name)
-        self._spool_failing = False
 
     async def _settle_lines(self, lines: list[bytes]) -> None:
         try:

@@ -12,6 +12,7 @@ from django.db import transaction
 from audit.actions import Action
 from audit.record import Actor, record
 from billing.models import TOKEN_PRICES, PriceVersion
+from billing.pricing import SERVICE_PRICES
 
 if TYPE_CHECKING:
     from billing.genai_book import BookPrice
@@ -102,5 +103,5 @@ def _complete(terms: Mapping[str, Any]) -> dict[str, Any]:
     return {name: terms.get(name) for name in TOKEN_PRICES} | {
         "per_request": terms.get("per_request", Decimal(0)),
         "tiers": terms.get("tiers", []),
-        "batch": terms.get("batch"),
+        **{name: terms.get(name) for name in SERVICE_PRICES},
     }

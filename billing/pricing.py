@@ -14,11 +14,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.wire.types import Usage
+from gateway.wire.types import ServiceTier, Usage
 
 PICO_PER_MILLIONTH = 10**6
 MOST_DECIMALS = 6
-BATCH_TIERS = frozenset({"batch", "flex"})  # tiers of service that a vendor gives for the price of a batch
+PRICE_OF_TIER: Mapping[ServiceTier, str] = {"batch": "batch", "flex": "batch", "priority": "priority"}
+"""Which of :data:`SERVICE_PRICES` holds for what was served in a tier of service."""
+SERVICE_PRICES = tuple(dict.fromkeys(PRICE_OF_TIER.values()))
+"""The further prices that a price may have, by name."""
 CHARS_PER_TOKEN = 4  # a rule of thumb, used only until a vendor has counted
 
 _WILDCARD = re.compile(r"[*?\[]")
@@ -75,14 +78,16 @@ class Tier(Struct, frozen=True):
 
 class Price(Struct, frozen=True):
     """One version of what one model costs. ``per_request`` is in pico-USD; ``tiers`` rise by prompt length; ``batch``
-    has the tokens' prices where the vendor says that it served the call in one of :data:`BATCH_TIERS` (None: the
-    same). ``discount_bp`` is what a tenant gets off each call, in hundredths of a per cent."""
+    and ``priority`` have the tokens' prices where the vendor says that it served the call in such a tier of service
+    (:data:`PRICE_OF_TIER`; None: the same). ``discount_bp`` is what a tenant gets off each call, in hundredths of a
+    per cent."""
 
     version_id: str
     prices: TokenPrices
     per_request: int = 0
     tiers: tuple[Tier, ...] = ()
     batch: "Price | None" = None
+    priority: "Price | None" = None
     discount_bp: int = 0
 
     @classmethod
@@ -95,25 +100,31 @@ class Price(Struct, frozen=True):
         per_request: Decimal | str = "0",
         tiers: Iterable[Mapping[str, Any]] = (),
         batch: Mapping[str, Any] | None = None,
+        priority: Mapping[str, Any] | None = None,
         **classes: Decimal | str | None,
     ) -> "Price":
         """A price from USD per million tokens (``per_request``: USD per call).
 
         ``classes`` are the remaining token classes by name; one that is missing or None is charged as input or
-        output. A tier, ``{"above_input_tokens": 200000, "input": "2.5", ...}``, overrides what it names. ``batch``,
-        ``{"input": "0.6", ..., "tiers": [...]}``, overrides what it names for prompts of any length, and its tiers
-        that for long ones.
+        output. A tier, ``{"above_input_tokens": 200000, "input": "2.5", ...}``, overrides what it names. ``batch``
+        and ``priority``, ``{"input": "0.6", ..., "tiers": [...]}``, override what they name for prompts of any
+        length, and their tiers that for long ones.
 
         Raises ValueError for a negative price, one with more than six decimals, or an unknown class.
         """
         own = {"input": input, "output": output, **classes}
         rising = _by_length(tiers)
+
+        def served_as(terms: Mapping[str, Any] | None) -> "Price | None":
+            return cls.from_decimals(version_id, **_over(own, rising, terms)) if terms else None
+
         return cls(
             version_id=version_id,
             prices=_token_prices(own),
             per_request=_millionths(per_request, "per_request") * PICO_PER_MILLIONTH,
             tiers=tuple(_tier(tier, own) for tier in rising),
-            batch=cls.from_decimals(version_id, **_over(own, rising, batch)) if batch else None,
+            batch=served_as(batch),
+            priority=served_as(priority),
         )
 
     def cost(self, usage: Usage) -> int:
@@ -123,8 +134,10 @@ class Price(Struct, frozen=True):
 
     def token_prices(self, usage: Usage) -> TokenPrices:
         """What its tokens cost, by the length of its prompt and the tier of service it was served in."""
-        if self.batch is not None and usage.service_tier in BATCH_TIERS:
-            return self.batch.token_prices(usage)
+        if usage.service_tier:
+            served_as: Price | None = getattr(self, PRICE_OF_TIER[usage.service_tier])
+            if served_as is not None:
+                return served_as.token_prices(usage)
         prices = self.prices
         if self.tiers:
             for tier in self._reachable_tiers(usage.total_input):
@@ -136,13 +149,18 @@ class Price(Struct, frozen=True):
         input_pico, output_pico = self.dearest(input_tokens)
         return self.per_request + input_tokens * input_pico + max_output_tokens * choices * output_pico
 
-    def dearest(self, input_tokens: int) -> tuple[int, int]:
-        """The most, in pico-USD, that a token of a prompt of up to ``input_tokens`` and one of its answer can cost."""
-        reachable = [self.prices, *(tier.prices for tier in self._reachable_tiers(input_tokens))]
-        dearest = [(prices.dearest_input, prices.dearest_output) for prices in reachable]
-        if self.batch is not None:
-            dearest.append(self.batch.dearest(input_tokens))
-        return max(pico for pico, _ in dearest), max(pico for _, pico in dearest)
+    def dearest(self, input_tokens: int, *, priority: bool = True) -> tuple[int, int]:
+        """The most, in pico-USD, that a token of a prompt of up to ``input_tokens`` and one of its answer can cost;
+        ``priority``: also where it is served in the priority tier."""
+        input_pico, output_pico = self.prices.dearest_input, self.prices.dearest_output
+        for tier in self._reachable_tiers(input_tokens):
+            input_pico = max(input_pico, tier.prices.dearest_input)
+            output_pico = max(output_pico, tier.prices.dearest_output)
+        for served_as in (self.batch, self.priority if priority else None):
+            if served_as is not None:
+                of_input, of_output = served_as.dearest(input_tokens)
+                input_pico, output_pico = max(input_pico, of_input), max(output_pico, of_output)
+        return input_pico, output_pico
 
     def _reachable_tiers(self, input_tokens: int) -> list[Tier]:
         return [tier for tier in self.tiers if input_tokens > tier.above_input_tokens]
@@ -235,17 +253,17 @@ def _tier(tier: Mapping[str, Any], own: Mapping[str, Any]) -> Tier:
     return Tier(tier["above_input_tokens"], _token_prices({**own, **overrides}))
 
 
-def _over(own: Mapping[str, Any], tiers: Iterable[Mapping[str, Any]], batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The prices of ``batch`` with what it does not name taken from the standard ones, at every length of prompt."""
-    named = {name: price for name, price in batch.items() if name != "tiers"}
+def _over(own: Mapping[str, Any], tiers: Iterable[Mapping[str, Any]], terms: Mapping[str, Any]) -> dict[str, Any]:
+    """The prices of ``terms`` with what they do not name taken from the standard ones, at every length of prompt."""
+    named = {name: price for name, price in terms.items() if name != "tiers"}
     if unknown := named.keys() - set(TokenPrices.__struct_fields__):
         raise ValueError(f"Not a token class: {', '.join(sorted(unknown))}.")
-    batch_tiers = _by_length(batch.get("tiers", ()))
-    lengths = sorted({tier["above_input_tokens"] for tier in (*tiers, *batch_tiers)})
+    own_tiers = _by_length(terms.get("tiers", ()))
+    lengths = sorted({tier["above_input_tokens"] for tier in (*tiers, *own_tiers)})
     return {
         **own,
         **named,
-        "tiers": [{**_at(tiers, length), **named, **_at(batch_tiers, length)} for length in lengths],
+        "tiers": [{**_at(tiers, length), **named, **_at(own_tiers, length)} for length in lengths],
     }
 
 

@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import re
+import tempfile
 import threading
 from binascii import crc32
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,14 @@ class Spool:
     def damaged(self) -> int:
         """How many damaged or torn places reading has come across so far, each counted once."""
         return len(self._damage)
+
+    def try_out(self) -> None:
+        """Make the directory, and write a byte into it. Raises OSError where nothing could be appended."""
+        with self._lock:
+            self._make_directory()
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+                file.write(_END)
+                os.fsync(file.fileno())
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Returns once every line is flushed to the disk.

@@ -18,6 +18,7 @@ from gateway.admin_forms import LinesField
 
 _AMOUNT = re.compile(r"\d{1,12}(\.\d{1,6})?")
 _OUTPUT_CLASSES = ("output", "reasoning", "audio_output")
+_SERVED_AS = {"batch": "Batch and flex", "priority": "Priority"}
 
 
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -31,10 +32,16 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     )
 
     batch = LinesField(
-        label="Batch and flex",
+        label=_SERVED_AS["batch"],
         required=False,
         help_text="Other prices where the vendor says that it served the call as a batch or in its flex tier: "
         '"input=0.6 output=5", and for long prompts further lines like those above. What is not named costs the same.',
+    )
+
+    priority = LinesField(
+        label=_SERVED_AS["priority"],
+        required=False,
+        help_text="Likewise, where the vendor says that it served the call in its priority tier (OpenAI's fast mode).",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,14 +58,10 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
         return [_tier(line) for line in self.cleaned_data["tiers"]]
 
     def clean_batch(self) -> dict[str, Any] | None:
-        batch: dict[str, Any] = {}
-        tiers = []
-        for line in self.cleaned_data["batch"]:
-            if line[0].isdigit():
-                tiers.append(_tier(line))
-            else:
-                batch |= _amounts(line, line.split())
-        return batch | ({"tiers": tiers} if tiers else {}) or None
+        return _terms(self.cleaned_data["batch"])
+
+    def clean_priority(self) -> dict[str, Any] | None:
+        return _terms(self.cleaned_data["priority"])
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
@@ -104,14 +107,14 @@ class PriceVersionAdmin(AuditedAdmin):
             },
         ),
         ("USD per million tokens", {"fields": (("input", "output"), *TOKEN_PRICES[2:])}),
-        ("Further", {"fields": ("per_request", "tiers", "batch")}),
+        ("Further", {"fields": ("per_request", "tiers", *_SERVED_AS)}),
     )
     fieldsets = (
         (None, {"fields": ("applies_to", "tenant_", "effective_from", "source", "created_at")}),
         ("USD per million tokens", {"fields": TOKEN_PRICES}),
-        ("Further", {"fields": ("per_request", "tier_lines", "batch_lines")}),
+        ("Further", {"fields": ("per_request", "tier_lines", "batch_lines", "priority_lines")}),
     )
-    readonly_fields = ("applies_to", "tenant_", "tier_lines", "batch_lines")
+    readonly_fields = ("applies_to", "tenant_", "tier_lines", "batch_lines", "priority_lines")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """A model's page links to its prices."""
@@ -132,8 +135,7 @@ class PriceVersionAdmin(AuditedAdmin):
         stored, obj.is_written = PriceVersion.set_price(
             actor=self.actor(request),
             tiers=given["tiers"],
-            batch=given["batch"],
-            **{name: given[name] for name in (*applies_to, *TOKEN_PRICES)},
+            **{name: given[name] for name in (*applies_to, *TOKEN_PRICES, *_SERVED_AS)},
         )
         obj.pk = stored.pk
 
@@ -175,11 +177,18 @@ class PriceVersionAdmin(AuditedAdmin):
     def tier_lines(self, price: PriceVersion) -> SafeString | str:
         return words(map(_told_tier, price.tiers))
 
-    @admin.display(description="batch and flex")
+    @admin.display(description=_SERVED_AS["batch"].lower())
     def batch_lines(self, price: PriceVersion) -> SafeString | str:
-        batch = price.batch or {}
-        base = {name: value for name, value in batch.items() if name != "tiers"}
-        return words([*([_told(base)] if base else []), *map(_told_tier, batch.get("tiers", ()))])
+        return _told_terms(price.batch or {})
+
+    @admin.display(description=_SERVED_AS["priority"].lower())
+    def priority_lines(self, price: PriceVersion) -> SafeString | str:
+        return _told_terms(price.priority or {})
+
+
+def _told_terms(terms: dict[str, Any]) -> SafeString | str:
+    base = {name: value for name, value in terms.items() if name != "tiers"}
+    return words([*([_told(base)] if base else []), *map(_told_tier, terms.get("tiers", ()))])
 
 
 def _told_tier(tier: dict[str, Any]) -> str:
@@ -189,6 +198,18 @@ def _told_tier(tier: dict[str, Any]) -> str:
 
 def _told(amounts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in amounts.items())
+
+
+def _terms(lines: list[str]) -> dict[str, Any] | None:
+    """Of ``input=0.6 output=5`` and, for long prompts, of lines as :func:`_tier` reads them. Raises ValidationError."""
+    terms: dict[str, Any] = {}
+    tiers = []
+    for line in lines:
+        if line[0].isdigit():
+            tiers.append(_tier(line))
+        else:
+            terms |= _amounts(line, line.split())
+    return terms | ({"tiers": tiers} if tiers else {}) or None
 
 
 def _tier(line: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from audit.actions import Action
 from audit.record import Actor, record
-from billing.pricing import Price, PricedVersion
+from billing.pricing import SERVICE_PRICES, Price, PricedVersion
 from gateway.rows import new_id
 from tenants.models import Tenant
 
@@ -84,6 +84,9 @@ class PriceVersion(models.Model):
         blank=True,
         help_text='Prices of what the vendor served as a batch or in its flex tier: {"input": "0.6", ...}',
     )
+    priority = models.JSONField(
+        null=True, blank=True, help_text='Prices of what the vendor served in its priority tier: {"input": "2.5", ...}'
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -111,7 +114,8 @@ class PriceVersion(models.Model):
             self.as_priced_version()
         except (ArithmeticError, TypeError, AttributeError):  # only what is free JSON comes this far unchecked
             raise ValidationError(
-                "Tiers are a list, batch is a mapping that may have tiers too: both give amounts of USD by token class."
+                "Tiers are a list, batch and priority are mappings that may have tiers too: all of them give amounts "
+                "of USD by token class."
             ) from None
         except ValueError as exc:
             raise ValidationError(str(exc)) from None
@@ -132,6 +136,7 @@ class PriceVersion(models.Model):
         per_request: Usd = 0,
         tiers: Iterable[dict[str, Any]] = (),
         batch: dict[str, Any] | None = None,
+        priority: dict[str, Any] | None = None,
         **classes: Usd | None,
     ) -> tuple["PriceVersion", bool]:
         """The price of a model, or of a pattern of names at a kind of provider, from a moment (default: now) on.
@@ -155,6 +160,7 @@ class PriceVersion(models.Model):
             effective_from=effective_from or datetime.now(UTC),
             tiers=list(tiers),
             batch=batch or None,
+            priority=priority or None,
         )
         new.full_clean(validate_unique=False, validate_constraints=False)
         held = cls.objects.filter(**subject, effective_from__lte=new.effective_from).order_by("-effective_from").first()
@@ -168,7 +174,7 @@ class PriceVersion(models.Model):
 
     def amounts(self) -> dict[str, Any]:
         """What it costs, without when and for what; equal where the price is."""
-        return {name: getattr(self, name) for name in (*TOKEN_PRICES, "per_request", "tiers", "batch")}
+        return {name: getattr(self, name) for name in (*TOKEN_PRICES, "per_request", "tiers", *SERVICE_PRICES)}
 
     def as_priced_version(self, discount_bp: int = 0) -> PricedVersion:
         """As the hot path needs it, for a tenant that gets so many hundredths of a per cent off.

@@ -11,6 +11,7 @@ from audit.actions import Action
 from audit.record import Actor, changes_between, record
 from billing.models import PriceVersion
 from billing.models.budgets import follow_token
+from billing.pricing import SERVICE_PRICES
 from gateway.declaration import shapes
 from gateway.declaration.alerting import Alerting
 from gateway.declaration.budgets import Budgets
@@ -412,8 +413,8 @@ def _predecessor(version: PriceVersion) -> PriceVersion | None:
 
 
 def _price_values(price: dict[str, Any]) -> dict[str, Any]:
-    """Tiers and batch are kept as JSON, their amounts as text so that they stay exact."""
-    return price | {key: _all_exact(price[key]) for key in ("tiers", "batch") if key in price}
+    """Tiers and further prices are kept as JSON, their amounts as text so that they stay exact."""
+    return price | {key: _all_exact(price[key]) for key in ("tiers", *SERVICE_PRICES) if key in price}
 
 
 def _all_exact(value: Any) -> Any:

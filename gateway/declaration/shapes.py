@@ -7,6 +7,7 @@ from typing import Final
 
 from billing.features import FEATURES
 from billing.models import AlertChannel, AlertRule, Budget, RateLimit
+from billing.pricing import SERVICE_PRICES
 from gateway.declaration import document, routing
 from gateway.declaration.document import Fault, Problem
 from gateway.declaration.entries import Entry, Field, Shape, mapping_of, one_key_of, part_of, read_entry
@@ -39,7 +40,7 @@ PRICE_FIELDS: Final = {
     **{name: Field(document.money, required=name in ("input", "output")) for name in PRICE_CLASSES},
     "per_request": Field(document.money),
     "tiers": _TIERS,
-    "batch": Field(mapping_of("batch price", {**_CLASSES, "tiers": _TIERS})),
+    **{name: Field(mapping_of(f"{name} price", {**_CLASSES, "tiers": _TIERS})) for name in SERVICE_PRICES},
 }
 
 PROVIDER: Final = Shape(

@@ -258,6 +258,8 @@ TOKEN_CLASSES = tuple(name for name in Usage.__struct_fields__ if name not in ("
 
 def service_tier(said: object) -> ServiceTier:
     """The tier of that name; "" for the standard one, by whatever name, and for names nobody knows."""
+    if said == "fast":  # what OpenAI calls its priority tier by now; it takes either name
+        return "priority"
     return said if said in ("batch", "flex", "priority") else ""
 
 

@@ -19,6 +19,7 @@ def cost_migration(now: datetime, facts_of: FactsOf) -> dict[str, Any]:
     won in an experiment are left alone. Running twice, or on two workers, changes nothing.
     """
     stepped, begun = step_ramps(now), begin_ramps(now, facts_of)
+    skipped = sorted({*stepped.get("not_in_plan", ()), *begun.get("not_in_plan", ())})
     return {
         "begun": begun["begun"],
         "advanced": stepped["advanced"],
@@ -26,5 +27,5 @@ def cost_migration(now: datetime, facts_of: FactsOf) -> dict[str, Any]:
         "rolled_back": stepped["rolled_back"],
         "failed": stepped["failed"] + begun["failed"],
         "told": [*stepped["told"], *begun["told"]],
-        **{key: begun[key] for key in ("not_in_plan",) if key in begun},
+        **({"not_in_plan": skipped} if skipped else {}),
     }

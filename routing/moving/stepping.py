@@ -11,6 +11,7 @@ from django.db.models import Q
 
 from audit.actions import Action
 from audit.record import Actor, record
+from billing.entitlements import within_plan
 from routing.migration import Step, next_step
 from routing.models import Experiment, Ramp, RoutingSettings
 from routing.moving.seen import Seen, take_in
@@ -24,14 +25,16 @@ CLAIMED_FOR: Final = timedelta(days=28)  # after it has taken over: later nobody
 
 def step_ramps(now: datetime) -> dict[str, Any]:
     """Look at every migration under way. Returns how many ``advanced``, are ``done``, were ``rolled_back`` or
-    ``failed``, and what is ``told`` of them.
+    ``failed``, and what is ``told`` of them. Those whose tenant's plan leaves experiments out move no requests, and are
+    passed over.
 
     One ramp's look is one transaction; a second worker passes it over.
     """
-    facts: dict[str, Any] = {"advanced": 0, "done": 0, "rolled_back": 0, "failed": 0, "told": []}
     under_way = Q(status=Ramp.Status.ACTIVE) | Q(status=Ramp.Status.DONE, since__gt=now - CLAIMED_FOR)
-    ramps = Ramp.objects.filter(under_way, source=Ramp.Source.MIGRATION, tenant__enabled=True).order_by("pk")
-    for key in list(ramps.values_list("pk", flat=True)):
+    ramps = Ramp.objects.filter(under_way, source=Ramp.Source.MIGRATION, tenant__enabled=True)
+    ramps, skipped = within_plan(ramps, "experiments")
+    facts: dict[str, Any] = {"advanced": 0, "done": 0, "rolled_back": 0, "failed": 0, "told": [], **skipped}
+    for key in list(ramps.order_by("pk").values_list("pk", flat=True)):
         try:
             told = _look(key, now)
         except Exception:  # one tenant's trouble is not the others'

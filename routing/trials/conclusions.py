@@ -9,6 +9,7 @@ from django.db import transaction
 
 from audit.actions import Action
 from audit.record import Actor, record
+from billing.entitlements import within_plan
 from routing.experiments.evidence import Evidence
 from routing.experiments.guards import STANDARD_GUARDS, Guard
 from routing.experiments.verdicts import Conclusion, Limits, decide
@@ -30,14 +31,16 @@ class NotRunning(ValueError):
 
 def evaluate_experiments(now: datetime) -> dict[str, Any]:
     """Look at every running experiment, and end those that are decided. Returns for the job's record: ``labels`` and
-    ``answers`` taken in, how many ``ended`` and ``failed``, and what is ``told`` of them.
+    ``answers`` taken in, how many ``ended`` and ``failed``, and what is ``told`` of them. Those whose tenant's plan
+    leaves experiments out decide nothing, and are passed over.
 
     What one look takes in and concludes is one transaction: a run that dies leaves whole looks behind. One experiment
     at a time is looked at by one worker; a second one passes it over.
     """
-    facts: dict[str, Any] = {"labels": 0, "answers": 0, "ended": 0, "failed": 0, "told": []}
-    running = Experiment.objects.filter(status=Experiment.Status.RUNNING, tenant__enabled=True).order_by("pk")
-    for key in list(running.values_list("pk", flat=True)):
+    running = Experiment.objects.filter(status=Experiment.Status.RUNNING, tenant__enabled=True)
+    running, skipped = within_plan(running, "experiments")
+    facts: dict[str, Any] = {"labels": 0, "answers": 0, "ended": 0, "failed": 0, "told": [], **skipped}
+    for key in list(running.order_by("pk").values_list("pk", flat=True)):
         try:
             looked = _look(key, now)
         except Exception:  # one tenant's trouble is not the others'

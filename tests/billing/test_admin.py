@@ -177,11 +177,24 @@ def test_batches_have_prices_of_their_own(browser: Client, db: None) -> None:
     assert "above 200,000: input 1.25" in html
 
 
+def test_the_priority_tier_has_prices_of_its_own(browser: Client, db: None) -> None:
+    values = price_values(
+        provider_kind="openai", vendor_model_pattern="gpt-9*", priority="input=2.5 output=20\n200000 input=5"
+    )
+    assert browser.post(url("priceversion", "add"), values).status_code == 302
+    price = PriceVersion.objects.get()
+    terms = {"input": "2.5", "output": "20", "tiers": [{"above_input_tokens": 200000, "input": "5"}]}
+    assert (price.batch, price.priority) == (None, terms)
+    html = browser.get(url("priceversion", "change", price.pk)).content.decode()
+    assert "input 2.5, output 20" in html
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"vendor_model_pattern": "x", "batch": "half"},
+        {"vendor_model_pattern": "x", "priority": "double"},
         {"vendor_model_pattern": "x", "batch": "per_request=1"},
         {"vendor_model_pattern": "x", "input": "-1"},
         {"vendor_model_pattern": "x", "input": "0.0000001"},

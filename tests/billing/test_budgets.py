@@ -1,10 +1,12 @@
 import uuid
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.admission import Demand, Reserver
 from billing.budgets import (
     EVERY,
     BudgetFacts,
@@ -20,6 +22,9 @@ from billing.budgets import (
 from billing.pricing import Price
 from billing.windows import Window
 from gateway.errors import PriceUnknown
+from gateway.own_calls import demand_of
+from gateway.policy import TenantPolicy
+from gateway.wire import openai_chat
 from gateway.wire.types import Needs, Usage
 
 ANN = Spender(project_id="p1", token_id="t1", end_user="ann", budget_key="team-7")
@@ -72,10 +77,42 @@ def test_nothing_costs_more_than_what_is_reserved(prompt: int, written: int, out
     assert PRICE.cost(usage) <= asked.input_pico + asked.output_tokens * asked.output_pico
 
 
+def test_what_will_not_be_served_in_the_priority_tier_holds_less() -> None:
+    dearer = Price.from_decimals("v", input="2", output="8", priority={"input": "5", "output": "16"})
+    asked = {
+        "model_name": "small", "provider_name": "lab", "circuit": "c", "price": dearer, "max_output_tokens": 7,
+        "first": True,
+    }  # fmt: skip
+    reserver = Reserver()
+    for _ in range(PromptSizes.FEWEST):
+        reserver.sizes.saw("c", bound=100, tokens=10, pico=10 * 2_000_000)
+    held = {}
+    for priority in (True, False):
+        demand = Demand([budget()], ANN, prompt_bound=100, max_tokens=None, priority=priority)
+        found = reserver.reservation(demand, **asked)
+        held[priority] = (found.input_pico, found.likely_pico, found.output_pico)
+    assert held[False] == (200_000_000, 20_000_000, 8_000_000)
+    assert held[True] == (500_000_000, 50_000_000, 16_000_000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "may_be_priority"),
+    [
+        ({}, True), ({"service_tier": "auto"}, True), ({"service_tier": "priority"}, True), ({"service_tier": "fast"}, True),
+        ({"service_tier": None}, True), ({"service_tier": "default"}, False), ({"service_tier": "flex"}, False),
+    ],
+)  # fmt: skip
+def test_only_who_asks_for_another_tier_is_sure_not_to_get_the_priority_one(
+    fields: dict[str, object], *, may_be_priority: bool
+) -> None:
+    body = msgspec.json.encode({"model": "small", "messages": [{"role": "user", "content": "hi"}], **fields})
+    request = openai_chat.parse_request(body, {})
+    policy = TenantPolicy("t", "acme", 1, models={}, aliases={}, log_content=False, budgets=(budget(),))
+    assert demand_of(policy, ANN, request, body).priority is may_be_priority
+
+
 @given(st.text(max_size=300))
 def test_a_prompt_is_never_bounded_by_less_than_its_bytes(text: str) -> None:
-    import msgspec
-
     body = msgspec.json.encode({"messages": [{"role": "user", "content": text}]})
     assert prompt_bound(body, len(text), Needs()) >= len(text.encode("utf-8", "surrogatepass"))
 

@@ -20,7 +20,8 @@ from gateway.runtime import load_policy, routing_facts_of
 from routing.features import TASKS
 from routing.models import BankedConversation, Experiment, JudgeSample, Ramp, RoutingSettings
 from routing.moving import cost_migration
-from routing.trials import auto_ab
+from routing.moving.stepping import step_ramps
+from routing.trials import auto_ab, evaluate_experiments
 from tenants.models import ApiToken, Tenant
 
 NOW = datetime.now(UTC)
@@ -230,6 +231,18 @@ def test_jobs_pass_over_tenants_whose_plan_leaves_the_feature_out_and_say_so(eag
     assert JudgeSample.objects.filter(judged_at=None).exists()
     banked = BankedConversation.objects.get()
     assert (bytes(banked.ciphertext), banked.retired_at) == (b"", NOW)
+
+
+def test_what_is_under_way_is_neither_looked_at_nor_moved_on_and_that_is_said(tenant: Tenant) -> None:
+    Experiment.objects.create(tenant=tenant, name="ab", arms=["a", "b"])
+    Ramp.objects.create(
+        tenant=tenant, task="", complexity="", from_model="a", to_model="b", percent=50, source=Ramp.Source.MIGRATION
+    )  # fmt: skip
+    on_plan(tenant)
+    nothing_done = {"failed": 0, "told": [], "not_in_plan": [tenant.slug]}
+    assert evaluate_experiments(NOW) == {"labels": 0, "answers": 0, "ended": 0} | nothing_done
+    assert step_ramps(NOW) == {"advanced": 0, "done": 0, "rolled_back": 0} | nothing_done
+    assert cost_migration(NOW, routing_facts_of)["not_in_plan"] == [tenant.slug]
 
 
 def test_jobs_say_nothing_of_plans_that_leave_nothing_out(eager: Tenant) -> None:

@@ -169,8 +169,41 @@ def test_a_batch_price_that_cannot_be_expressed_is_left_out_with_a_reason(monkey
     (entry,) = genai_book.prices(skipped)
     assert "batch" not in entry.terms
     assert skipped == [
-        "openai/m-1: as a batch: output_image_mtok has a price of its own, and usage does not tell such tokens apart"
+        "openai/m-1: as batch: output_image_mtok has a price of its own, and usage does not tell such tokens apart"
     ]
+
+
+def test_the_priority_tier_costs_what_the_book_says_by_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    since = types.StartDateConstraint(start_date=date(2026, 10, 12))
+    dearer = types.ModelPrice(input_mtok=Decimal(2), output_mtok=Decimal(4))
+    named = []
+    for tier in ("priority", "fast"):
+        named.append(model(types.ClauseEquals(tier), price()))
+        named[-1].price_variants = [types.PriceVariant({"service_tier": tier}, dearer, since)]
+    use(monkeypatch, *named)
+
+    told = [(entry.pattern, entry.effective_from, entry.terms.get("priority")) for entry in genai_book.prices([])]
+    day = datetime(2026, 10, 12, tzinfo=UTC)
+    terms = {"input": "2", "output": "4"}
+    assert told == [
+        ("priority", SINCE_EVER, None), ("priority", day, terms), ("fast", SINCE_EVER, None), ("fast", day, terms),
+    ]  # fmt: skip
+
+
+@pytest.mark.django_db
+def test_the_shipped_book_knows_what_openai_charges_for_priority(actor: Actor) -> None:
+    import_book(actor)
+    now = datetime.now(UTC)
+    versions = [row.as_priced_version() for row in PriceVersion.objects.filter(provider_kind="openai")]
+    found = select(versions, provider_kind="openai", vendor_model="gpt-4.1", model_id="", tenant_id="", at=now)
+    context = {"service_tier": "priority"}
+    (theirs,) = (
+        model.get_prices(now, context)
+        for provider in data.providers if provider.id == "openai"
+        for model in provider.models if model.id == "gpt-4.1"
+    )  # fmt: skip
+    assert found.priority.prices.input == int(theirs.input_mtok * 10**6) > found.prices.input
+    assert found.priority.prices.output == int(theirs.output_mtok * 10**6) > found.prices.output
 
 
 def test_a_tier_names_every_class_that_has_left_its_base_price(monkeypatch: pytest.MonkeyPatch) -> None:

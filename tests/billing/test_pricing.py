@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from billing.pricing import Price, PricedVersion, estimate_tokens, select, to_usd
+from billing.pricing import PRICE_OF_TIER, SERVICE_PRICES, Price, PricedVersion, estimate_tokens, select, to_usd
 from gateway.wire.types import ServiceTier, Usage
 
 CLASSES = (
@@ -92,10 +92,10 @@ def test_class_a_tier_does_not_name_keeps_its_own_price() -> None:
 
 @given(price_lists, price_lists, price_lists, st.integers(0, 10_000_000), usages)
 def test_no_usage_costs_more_than_its_upper_bound_whatever_its_tier_of_service(
-    prices: dict[str, Decimal], batch: dict[str, Decimal], long: dict[str, Decimal], above: int, usage: Usage
+    prices: dict[str, Decimal], other: dict[str, Decimal], long: dict[str, Decimal], above: int, usage: Usage
 ) -> None:
     tier = {"above_input_tokens": above, **long}
-    price = Price.from_decimals("v", batch=batch | {"tiers": [tier]}, **prices)
+    price = Price.from_decimals("v", batch=long, priority=other | {"tiers": [tier]}, **prices)
     bound = price.upper_bound(usage.total_input, usage.total_output)
     for service_tier in get_args(ServiceTier):
         assert price.cost(structs.replace(usage, service_tier=service_tier)) <= bound
@@ -109,6 +109,32 @@ def test_what_was_served_as_a_batch_or_in_the_flex_tier_costs_what_that_costs() 
         costs[tier] = to_usd(price.cost(Usage(input=1_000_000, output=1_000_000, service_tier=tier)))
     standard, halved = Decimal("10.001"), Decimal("5.001")
     assert costs == {"": standard, "priority": standard, "batch": halved, "flex": halved}
+
+
+def test_what_was_served_in_the_priority_tier_costs_what_that_costs_at_any_length() -> None:
+    tiers = [{"above_input_tokens": 10, "input": "3"}]
+    dearer = {"input": "4", "tiers": [{"above_input_tokens": 20, "input": "6", "output": "9"}]}
+    price = Price.from_decimals("v", input="2", output="8", tiers=tiers, batch={"input": "1"}, priority=dearer)
+    prices = {
+        length: price.token_prices(Usage(input=length, service_tier="priority")) for length in (10, 11, 21)
+    }  # fmt: skip
+    assert {length: (each.input, each.output) for length, each in prices.items()} == {
+        10: (4_000_000, 8_000_000),
+        11: (4_000_000, 8_000_000),
+        21: (6_000_000, 9_000_000),
+    }
+    assert price.token_prices(Usage(input=10)).input == 2_000_000
+
+
+def test_every_tier_of_service_is_priced_as_some_price_or_as_the_standard_one() -> None:
+    assert set(PRICE_OF_TIER) == set(get_args(ServiceTier)) - {""}
+    assert set(SERVICE_PRICES) <= set(Price.__struct_fields__)
+
+
+def test_a_hold_is_by_the_priority_price_only_where_a_call_may_be_served_so() -> None:
+    price = Price.from_decimals("v", input="2", output="8", priority={"input": "4", "output": "16"})
+    assert price.dearest(100) == (4_000_000, 16_000_000)
+    assert price.dearest(100, priority=False) == (2_000_000, 8_000_000)
 
 
 def test_what_a_batch_price_does_not_name_costs_the_same() -> None:

@@ -143,6 +143,7 @@ tenants:
           per_request: 0.01
           tiers: [{above_input_tokens: 200000, input: 2, output: 5}]
           batch: {input: 0.50, tiers: [{above_input_tokens: 200000, input: 1}]}
+          priority: {input: 1.750, output: 4.5}
         modality: chat
         max_output_tokens: 4096
         deadlines: {first_token: 5}
@@ -174,6 +175,7 @@ tenants:
     assert price.per_request == Decimal("0.01")
     assert price.tiers == [{"above_input_tokens": 200000, "input": "2", "output": "5"}]
     assert price.batch == {"input": "0.5", "tiers": [{"above_input_tokens": 200000, "input": "1"}]}
+    assert price.priority == {"input": "1.75", "output": "4.5"}
     assert PriceVersion.objects.filter(provider_kind="groq", vendor_model_pattern="llama-*").exists()
     assert Alias.objects.get(tenant=acme, name="default").model_name == "claude"
     token = ApiToken.objects.get(name="ops")

@@ -49,6 +49,7 @@ WHOLE = [
     (openai_chat, CHAT, ""),
     (openai_responses, RESPONSE | {"service_tier": "flex"}, "flex"),
     (openai_responses, RESPONSE | {"service_tier": "priority"}, "priority"),
+    (openai_responses, RESPONSE | {"service_tier": "fast"}, "priority"),
     (openai_responses, RESPONSE | {"service_tier": "auto"}, ""),
     (anthropic_messages, message("batch"), "batch"),
     (anthropic_messages, message("standard"), ""),
