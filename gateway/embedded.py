@@ -203,10 +203,12 @@ def _create_roles_and_database(superuser_url: str) -> None:
 def _stop(process: psutil.Process, *, fast_signal: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process.send_signal(fast_signal)
-        try:
-            process.wait(START_TIMEOUT_S)
-        except psutil.TimeoutExpired:
-            process.kill()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while process.status() != psutil.STATUS_ZOMBIE:  # who inherits a daemon may take seconds to reap it
+            if time.monotonic() > deadline:
+                process.kill()
+                return
+            time.sleep(0.01)
 
 
 def _short_socket_path(wanted: Path) -> Path:
@@ -221,7 +223,10 @@ def _short_socket_path(wanted: Path) -> Path:
 
 def _answers(path: Path) -> bool:
     import redis  # noqa: PLC0415 - only to start or find the embedded server
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
 
-    with suppress(redis.RedisError, OSError), redis.Redis(unix_socket_path=str(path)) as client:
+    at_once = Retry(NoBackoff(), 0)  # who waits for a start asks again by itself
+    with suppress(redis.RedisError, OSError), redis.Redis(unix_socket_path=str(path), retry=at_once) as client:
         return bool(client.ping())
     return False

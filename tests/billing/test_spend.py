@@ -1,7 +1,6 @@
 """Spend by any dimension over any range: the same as adding up the lines, and current."""
 
 import random
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from audit.record import Actor
 from billing.models import Adjustment, Attempt, RollupMark
-from billing.rollups import HOUR, floor_hour, roll_up
+from billing.rollups import HOUR, roll_up
 from billing.spend import (
     DIMENSIONS,
     Figures,
@@ -70,33 +69,6 @@ def test_sums_are_those_of_the_lines_over_any_range(token: ApiToken, model: Mode
         assert found.since <= since < found.since + HOUR
         assert found.until - HOUR < until <= found.until
         assert (found.total.attempts, found.total.spend_usd) == (len(inside), sum(inside))
-
-
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Pacific/Auckland"])
-@pytest.mark.parametrize("interval", ["hour", "day", "week", "month"])
-def test_intervals_follow_the_tenants_calendar(token: ApiToken, model: Model, zone: str, interval: Any) -> None:
-    """Over the end of summer time, from days and hours and lines alike."""
-    Tenant.objects.filter(pk=token.tenant_id).update(time_zone=zone)
-    tenant = Tenant.objects.get(pk=token.tenant_id)
-    begin = datetime(2026, 10, 20, tzinfo=UTC)
-    expected: dict[datetime, int] = defaultdict(int)
-    for step in range(100):
-        at = begin + step * timedelta(hours=7, minutes=13)
-        if at >= NOON:
-            break
-        spent(token, model, at)
-        local = at.astimezone(ZoneInfo(zone))
-        day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-        start = {
-            "hour": floor_hour(at).astimezone(ZoneInfo(zone)),
-            "day": day,
-            "week": day - day.weekday() * DAY,
-            "month": day.replace(day=1),
-        }[interval]
-        expected[start.astimezone(UTC)] += 1
-    roll_up(NOON)
-    found = spend_of(tenant, begin, NOON, interval=interval, now=NOON)
-    assert {row.starts_at.astimezone(UTC): row.figures.attempts for row in found.rows if row.starts_at} == expected
 
 
 def test_in_a_zone_of_half_hours_an_hour_belongs_to_the_day_it_begins_in(token: ApiToken, model: Model) -> None:

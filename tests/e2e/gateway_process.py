@@ -12,10 +12,12 @@ from typing import Any, Self
 
 import httpx
 
+from tests.e2e.warm_commands import WarmCommands
 from tests.provision import ROOT, Database
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+COMMAND_TIMEOUT_S = 60.0
 
 
 class GatewayProcess:
@@ -41,6 +43,7 @@ class GatewayProcess:
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._commands = WarmCommands(self.environment)
 
     @property
     def url(self) -> str:
@@ -57,16 +60,12 @@ class GatewayProcess:
         return (self._folder / "server.log").read_text()
 
     def manage(self, *arguments: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run a management command on this gateway's data."""
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", "manage.py", *arguments],
-            cwd=ROOT,
-            env=self.environment | extra,
-            check=check,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        """Run a management command on this gateway's data. ``extra`` is what a command itself reads of its environment:
+        settings are read before. Raises CalledProcessError."""
+        done = self._commands.run(*arguments, timeout_s=COMMAND_TIMEOUT_S, **extra)
+        if check:
+            done.check_returncode()
+        return done
 
     def apply(self, declaration: str, **secrets: str) -> None:
         path = self._folder / "declaration.yaml"
@@ -86,7 +85,7 @@ class GatewayProcess:
             lines = self.ledger(request_id=request_id)
             if (lines and all(line["state"] != "open" for line in lines)) or time.monotonic() > deadline:
                 return lines
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def start(self) -> None:
         log = (self._folder / "server.log").open("ab")
@@ -131,6 +130,7 @@ class GatewayProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._commands.close()
 
 
 def _free_port() -> int:

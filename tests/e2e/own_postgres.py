@@ -1,7 +1,9 @@
 """A PostgreSQL server of a test's own, migrated, that may be stopped as a crash would, or hung."""
 
+import fcntl
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,44 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from tests import provision
 from tests.provision import ROOT, Database
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 NO_REDIS = "redis://127.0.0.1:9/0"  # so that a command does not start the embedded one
+
+
+def _provide_migrated(data: Path) -> list[str]:
+    """A copy of a server that was migrated once for all tests on this machine; the command it was started with."""
+    kept = Path(os.environ["DATA_DIR"]).resolve() / f"migrated-{provision.migrations_fingerprint()[:16]}"
+    with (kept.parent / "migrated.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            for outdated in kept.parent.glob("migrated-*"):
+                shutil.rmtree(outdated)
+            with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+                _migrate(Path(folder))
+                _copy(Path(folder, "postgres"), kept)
+        _copy(kept, data)
+    return shlex.split((data / "postmaster.opts").read_text())
+
+
+def _migrate(folder: Path) -> None:
+    """A new server, down again when ``manage.py`` has left it."""
+    folder.chmod(0o755)  # the server runs as a user of its own
+    not_others = ("DATABASE_URL", "DATABASE_OWNER_URL")
+    environment = {name: value for name, value in os.environ.items() if name not in not_others}
+    command = [sys.executable, "-W", "ignore", "manage.py", "migrate", "--verbosity", "0", "--skip-checks"]
+    subprocess.run(command, cwd=ROOT, env=environment | {"DATA_DIR": str(folder), "REDIS_URL": NO_REDIS}, check=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """With its owner, whole or not at all."""
+    unfinished = target.with_name(f"unfinished-{target.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    subprocess.run(["cp", "-a", str(source), str(unfinished)], check=True)
+    unfinished.rename(target)
 
 
 class OwnPostgres:
@@ -27,14 +62,9 @@ class OwnPostgres:
     def __init__(self, folder: Path) -> None:
         self._data = folder / "postgres"
         self._process: subprocess.Popen[bytes] | None = None
-        not_others = ("DATABASE_URL", "DATABASE_OWNER_URL")
-        environment = {name: value for name, value in os.environ.items() if name not in not_others}
-        command = [sys.executable, "-W", "ignore", "manage.py", "migrate", "--verbosity", "0", "--skip-checks"]
-        subprocess.run(
-            command, cwd=ROOT, env=environment | {"DATA_DIR": str(folder), "REDIS_URL": NO_REDIS}, check=True
-        )
-        # `manage.py` has stopped the server on leaving; from here on it is ours.
-        self._command = shlex.split((self._data / "postmaster.opts").read_text())
+        started_with = _provide_migrated(self._data)
+        made_in = started_with[started_with.index("-D") + 1]
+        self._command = [word.replace(made_in, str(self._data)) for word in started_with]
         self.database = Database("pointsman", self._url("pointsman_system"), self._url("pointsman_owner"))
 
     def start(self) -> None:

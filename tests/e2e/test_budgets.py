@@ -217,7 +217,7 @@ def test_every_end_user_has_a_budget_of_its_own(gateways, vendors) -> None:
 
 
 def test_a_price_that_is_declared_ahead_holds_from_its_moment_on(gateways, vendors) -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=6)
+    moment = datetime.now(UTC) + timedelta(seconds=4)
     begins = f'effective_from: "{moment.isoformat()}"'
     price = f'{{kind: openai-compatible, vendor_model: "unpriced-*", {begins}, input: 1, output: 1}}'
     gateways[0].apply(f"prices: [{price}]\n" + declaration(vendors.url))

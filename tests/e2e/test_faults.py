@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -40,6 +41,8 @@ BEFORE = (
 )
 # And after it has begun: a stream has to be completed by the fallback, a whole answer comes from it.
 MIDWAY = ("stall20", "cut40fin", "cut40rst", "errevent20", "giant")
+# Those that are noticed by waiting, a second each.
+AWAITED = ("silent", "headers-silent", "slowfirst30", "stall20", "nodone")
 
 
 def declaration(url: str) -> str:
@@ -159,12 +162,21 @@ class Told:
         return "".join(self.texts)
 
 
+@pytest.fixture(scope="module")
+def answer(client: openai.OpenAI) -> Iterator[Callable[[str], Told]]:
+    """What a caller gets of a model. All the faults that take waiting are waited for at the same time."""
+    awaited = [f"{vendor}-{fault}" for vendor in FAULTS for fault in AWAITED]
+    with ThreadPoolExecutor(len(awaited)) as callers:
+        asked = {model: callers.submit(Told, client, model) for model in awaited}
+        yield lambda model: asked[model].result() if model in asked else Told(client, model)
+
+
 @pytest.mark.parametrize("vendor", FAULTS)
 @pytest.mark.parametrize("fault", [*BEFORE, *MIDWAY])
 def test_a_fault_gives_the_whole_answer_from_the_fallback(
-    client: openai.OpenAI, gateway: GatewayProcess, vendor: str, fault: str
+    answer: Callable[[str], Told], gateway: GatewayProcess, vendor: str, fault: str
 ) -> None:
-    told = Told(client, f"{vendor}-{fault}")
+    told = answer(f"{vendor}-{fault}")
 
     assert (told.text.strip(), told.finish) == (WHOLE_TEXT, "stop")
     assert len(told.ids) == 1
@@ -258,8 +270,10 @@ def test_a_refused_connection_goes_to_the_fallback(client: openai.OpenAI) -> Non
 
 
 @pytest.mark.parametrize("vendor", FAULTS)
-def test_a_missing_end_marker_after_a_finish_reason_is_a_complete_answer(client: openai.OpenAI, vendor: str) -> None:
-    told = Told(client, f"{vendor}-nodone")
+def test_a_missing_end_marker_after_a_finish_reason_is_a_complete_answer(
+    answer: Callable[[str], Told], vendor: str
+) -> None:
+    told = answer(f"{vendor}-nodone")
 
     assert (told.text, told.finish, told.metadata["provider"]) == (WHOLE_TEXT, "stop", vendor)
     assert told.seconds < 8

@@ -1,11 +1,13 @@
 """The wall in the database, tried from inside for every table a tenant owns rows of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from decimal import Decimal
 
 import pytest
 from django.apps import apps
 from django.db import DatabaseError, IntegrityError, ProgrammingError, connection, models, transaction
+from pytest_django import DjangoDbBlocker
 
 from audit.actions import Action
 from audit.models import AuditCheckpoint, AuditEvent
@@ -63,14 +65,24 @@ FINDINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def ours(db: None, actor: Actor) -> Household:
-    return Household("acme", actor)
+@pytest.fixture(scope="module")
+def households(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[tuple[Household, Household]]:
+    """Both, made once: every test works in a savepoint of the transaction that holds them."""
+    actor = Actor("tests")
+    with django_db_blocker.unblock(), transaction.atomic():
+        yield Household("acme", actor), Household("umbrella", actor)
+        transaction.set_rollback(True)
 
 
 @pytest.fixture
-def theirs(db: None, actor: Actor) -> Household:
-    return Household("umbrella", actor)
+def ours(households: tuple[Household, Household], db: None) -> Household:
+    """A copy, as some tests change what they hold."""
+    return deepcopy(households[0])
+
+
+@pytest.fixture
+def theirs(households: tuple[Household, Household], db: None) -> Household:
+    return deepcopy(households[1])
 
 
 def refused(act: Callable[[], object]) -> bool:
