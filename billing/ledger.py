@@ -246,6 +246,11 @@ class Ledger:
 
     # ------------------------------------------------------------------ settlements, here or on the disk
 
+    @property
+    def settlements_waiting(self) -> int:
+        """In this process's memory alone: neither in the ledger yet nor in the spool."""
+        return len(self._settlements)
+
     async def _write_settlements(self, batch: list[NewSettlement]) -> None:
         if self._away and await self._spooled(batch):
             return

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from billing.spool import SPOOL_FOLDER, Spool
 from gateway import runtime
 from gateway.models import Provider, ProviderKey
 from gateway.providers import catalog
@@ -132,6 +133,11 @@ def _data_dir() -> Iterator[Finding]:
     except OSError as exc:
         yield Finding("data directory", Level.FAIL, f"{path} is not writable: {exc.strerror}.", "Check DATA_DIR.")
         return
+    try:
+        Spool(path / SPOOL_FOLDER, "doctor").try_out()
+    except OSError as exc:
+        told = f"{path / SPOOL_FOLDER} takes no settlements: {exc.strerror}."
+        yield Finding("spool", Level.FAIL, told, "Make it a folder that can be written to.")
     message = f"{path}, {free / 1024**3:.1f} GiB free"
     if free < LEAST_FREE_BYTES:
         yield Finding("data directory", Level.WARN, message, "Free some space: a full disk stops the ledger.")

@@ -45,6 +45,12 @@ OPEN_STREAMS = Gauge("pointsman_open_streams", "Streams under way.", registry=re
 OPEN_CIRCUITS = Gauge(
     "pointsman_open_circuits", "Targets left alone by this process.", registry=registry, multiprocess_mode="livemax"
 )
+SETTLEMENTS_WAITING = Gauge(
+    "pointsman_settlements_waiting",
+    "Not in the ledger yet, nor on the disk.",
+    registry=registry,
+    multiprocess_mode="livesum",
+)
 LOG_ROWS_DROPPED = Gauge(
     "pointsman_request_log_rows_dropped", "Rows the request log lost.", registry=registry, multiprocess_mode="livesum"
 )

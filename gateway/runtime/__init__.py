@@ -84,6 +84,7 @@ class Runtime:
     def report(self) -> None:
         """What is looked at rather than counted, for the metrics."""
         observability.OPEN_CIRCUITS.set(self.health.open_circuits)
+        observability.SETTLEMENTS_WAITING.set(self.ledger.settlements_waiting)
         observability.LOG_ROWS_DROPPED.set(self.request_log.dropped + self.content_log.dropped + self.decisions.dropped)
 
     async def close(self) -> None:

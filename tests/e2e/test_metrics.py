@@ -55,3 +55,4 @@ def test_a_token_is_asked_for_where_one_is_set(guarded: GatewayProcess) -> None:
     scraped = httpx.get(f"{guarded.url}/metrics", headers={"authorization": "Bearer scraper-0123456789"})
     assert scraped.status_code == 200
     assert "pointsman_open_streams" in scraped.text
+    assert "pointsman_settlements_waiting 0.0" in scraped.text

@@ -134,6 +134,14 @@ def test_a_data_directory_that_cannot_be_written_fails(settings: Settings, tmp_p
     assert found("data directory").level is Level.FAIL
 
 
+def test_a_spool_that_takes_nothing_is_told(settings: Settings, tmp_path: Path) -> None:
+    settings.DATA_DIR = tmp_path
+    (tmp_path / "spool").touch()
+    assert found("spool").level is Level.FAIL
+    (tmp_path / "spool").unlink()
+    assert "spool" not in levels()
+
+
 def test_bad_settings_are_named(settings: Settings) -> None:
     settings.DEBUG = True
     settings.ALLOWED_UPSTREAMS = ["10.0.0.0/99"]
