@@ -49,7 +49,7 @@ class UsageHour(HourlySums):
 
     class Meta:
         verbose_name_plural = "usage by hour"
-        indexes = (models.Index(fields=("tenant_id", "hour")), models.Index(fields=("hour",)))
+        indexes = (models.Index(fields=("tenant_id", "hour")), models.Index(fields=("hour", "tenant_id")))
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}"
@@ -62,7 +62,7 @@ class UsageHourTag(HourlySums):
 
     class Meta:
         verbose_name_plural = "usage by hour and tag"
-        indexes = (models.Index(fields=("tenant_id", "hour")), models.Index(fields=("hour",)))
+        indexes = (models.Index(fields=("tenant_id", "hour")), models.Index(fields=("hour", "tenant_id")))
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H} {self.tag}"
@@ -75,7 +75,7 @@ class UsageHourUser(HourlySums):
 
     class Meta:
         verbose_name_plural = "usage by hour and end user"
-        indexes = (models.Index(fields=("tenant_id", "hour")), models.Index(fields=("hour",)))
+        indexes = (models.Index(fields=("tenant_id", "hour")), models.Index(fields=("hour", "tenant_id")))
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H} {self.end_user}"
