@@ -30,6 +30,7 @@ from gateway import embedded
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "pointsman_test"
 TEMPLATE = f"{PREFIX}_template"
+DROP_TRIES, SESSION_END_MS = 4, 5_000
 REDIS_DATABASES = 16  # what Redis has unless told otherwise; 0 is left to others
 
 ENVIRONMENT = {
@@ -93,18 +94,26 @@ def create_database(name: str) -> Database:
 
 
 def drop_database(name: str) -> None:
-    """Drop a database and whoever is still connected to it.
+    """Drop a database and whoever is still connected to it, or connects again meanwhile.
 
     Each role ends its own connections: ``WITH (FORCE)`` would need the right to end everybody's, autovacuum's too.
     """
-    for url in (os.environ["DATABASE_URL"], os.environ["DATABASE_OWNER_URL"]):
-        with psycopg.connect(_named(url, "postgres"), autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = current_user",
-                [name],
-            )
-    with _maintenance() as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+    for tries_left in reversed(range(DROP_TRIES)):
+        for url in (os.environ["DATABASE_URL"], os.environ["DATABASE_OWNER_URL"]):
+            with psycopg.connect(_named(url, "postgres"), autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity "
+                    "WHERE datname = %s AND usename = current_user",
+                    [SESSION_END_MS, name],
+                )
+        try:
+            with _maintenance() as connection:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+        except psycopg.errors.ObjectInUse:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _make_template(connection: psycopg.Connection) -> None:

@@ -1,6 +1,4 @@
 import asyncio
-import math
-import os
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -325,21 +323,3 @@ async def test_process_that_starts_before_its_database_registers_with_its_first_
     assert await opened.admit(attempt) is ADMITTED
     assert charged.rows("SELECT 1 FROM billing_gatewayprocess WHERE id = %s", process_id) == [(1,)]
     await opened.close()
-
-
-# --------------------------------------------------------------------------- what it costs
-
-
-@pytest.mark.parametrize(("together", "most_us"), [(1, 250), (32, 40)])
-async def test_admission_stays_cheap(ledger: Ledger, charged: Charged, together: int, most_us: float) -> None:
-    """Processor time of this process for each attempt, in the cheapest of the rounds: what else runs on the machine
-    only makes it more."""
-    epoch = charged.epoch()
-    rounds = [[charged.attempt(policy_epoch=epoch) for _ in range(together)] for _ in range(max(20, 300 // together))]
-    await ledger.admit(charged.attempt())
-    spent_us = math.inf
-    for batch in rounds:
-        began = time.process_time()
-        await asyncio.gather(*(ledger.admit(attempt) for attempt in batch))
-        spent_us = min(spent_us, (time.process_time() - began) / together * 1e6)
-    assert spent_us < most_us, f"{spent_us:.0f} us for each attempt at {together} together, of {os.cpu_count()} cores"
