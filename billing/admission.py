@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from billing.budgets import BudgetFacts, PeriodClock, PromptSizes, Reservation, Spender, holding, reserve
 from billing.ledger import Admission
-from billing.pricing import Price
+from billing.pricing import Price, Service
 from gateway.errors import BudgetExceeded, GatewayError, LedgerUnavailable, QuotaExceeded
 
 LONGEST_ANSWER = 16_384  # tokens, where neither the caller nor the model's row says less
@@ -18,8 +18,7 @@ UNITS = {"usd": "USD", "tokens": "tokens", "requests": "requests"}
 
 class Demand(Struct, frozen=True):
     """What one request needs of its budgets, whichever target serves it. ``max_tokens`` is the caller's own limit;
-    ``generates`` is False for operations without an answer in tokens, ``priority`` where no vendor
-    serves it in a priority tier."""
+    ``generates`` is False for operations without an answer in tokens."""
 
     budgets: Sequence[BudgetFacts]
     spender: Spender
@@ -27,7 +26,6 @@ class Demand(Struct, frozen=True):
     max_tokens: int | None
     choices: int = 1
     generates: bool = True
-    priority: bool = True
 
 
 class Reserver:
@@ -45,6 +43,7 @@ class Reserver:
         provider_name: str,
         circuit: str,
         price: Price | None,
+        service: Service,
         max_output_tokens: int | None,
         first: bool,
     ) -> Reservation | None:
@@ -59,11 +58,11 @@ class Reserver:
             [self._clock.period(budget, subject, now) for budget, subject in held],
             price=price,
             input_tokens=bound,
-            likely=self._likely(circuit, bound, price, priority=demand.priority) if price else None,
+            likely=self._likely(circuit, bound, price, priority=service.may_be_priority) if price else None,
             output_tokens=self._output_tokens(demand, max_output_tokens),
             choices=demand.choices,
             first=first,
-            priority=demand.priority,
+            service=service,
         )
 
     def _likely(self, circuit: str, bound: int, price: Price, *, priority: bool) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from billing.pricing import Price
+from billing.pricing import ANY_SERVICE, Price, Service
 from billing.windows import Window
 from gateway.errors import PriceUnknown
 from gateway.wire.types import Needs, Usage
@@ -184,16 +184,16 @@ def reserve(
     output_tokens: int,
     choices: int,
     first: bool,
-    priority: bool = True,
+    service: Service = ANY_SERVICE,
 ) -> Reservation:
     """What an attempt at this price has to ask of its budgets. ``likely`` are tokens and pico-USD of its prompt;
-    ``priority``: whether the vendor may serve it in its priority tier.
+    ``service`` is what the vendor is asked for.
 
     Raises PriceUnknown where a hard budget in USD holds: what has no price cannot be kept within one.
     """
-    if price is None and any(budget.metric == "usd" and budget.hard for budget, _ in held):
-        raise PriceUnknown("The price of this model is not known, so it cannot be kept within a budget.", param="model")
-    input_pico, output_pico = price.dearest(input_tokens, priority=priority) if price else (0, 0)
+    if any(budget.metric == "usd" and budget.hard for budget, _ in held):
+        _refuse_without_price(price, service)
+    input_pico, output_pico = price.dearest(input_tokens, priority=service.may_be_priority) if price else (0, 0)
     per_request = price.per_request if price else 0
     bound_pico = input_tokens * input_pico
     likely_tokens, likely_pico = likely or (input_tokens, bound_pico)
@@ -208,6 +208,17 @@ def reserve(
         choices=choices,
         requests=int(first),
     )
+
+
+def _refuse_without_price(price: Price | None, service: Service) -> None:
+    if price is None:
+        raise PriceUnknown("The price of this model is not known, so it cannot be kept within a budget.", param="model")
+    if not price.covers(service.tier):
+        raise PriceUnknown(
+            f"What this model costs with the '{service.field}' you ask for is not known, so it cannot be kept within a "
+            "budget.",
+            param=service.field,
+        )
 
 
 def prompt_bound(body: bytes, input_chars: int, needs: Needs) -> int:

@@ -63,10 +63,11 @@ _LEFT_ASIDE: Final = frozenset(
 )
 _PER_THOUSAND_REQUESTS: Final = "requests_kcount"
 # How the book names what further prices are for. A gateway's call is served as flex rather than as a batch, so where
-# the book has both (they hardly differ) flex goes first. OpenAI calls its priority tier fast by now.
+# the book has both (they hardly differ) flex goes first. OpenAI calls its priority tier fast by now,
+# and what Anthropic calls fast is the same to a caller.
 _CONTEXTS: Final[Mapping[str, tuple[dict[str, str], ...]]] = {
     "batch": ({"service_tier": "flex"}, {"processing": "batch"}),
-    "priority": ({"service_tier": "priority"}, {"service_tier": "fast"}),
+    "priority": ({"service_tier": "priority"}, {"service_tier": "fast"}, {"speed": "fast"}),
 }
 
 _REGEX_PART: Final = re.compile(

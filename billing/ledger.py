@@ -208,11 +208,15 @@ class Ledger:
 
     async def ready(self) -> bool:
         """Whether the ledger can be written."""
+        return all((await self.parts()).values())
+
+    async def parts(self) -> dict[str, bool]:
+        """Whether each of what it is written with takes anything: the ``database``, and the ``spool`` on the disk."""
         try:
             await self._beat()
         except psycopg.Error:
-            return False
-        return not self._spool_failing
+            return {"database": False, "spool": not self._spool_failing}
+        return {"database": True, "spool": not self._spool_failing}
 
     async def close(self) -> None:
         """Write what is left and sign off; call when no request is under way."""

@@ -22,7 +22,8 @@ PRICE_OF_TIER: Mapping[ServiceTier, str] = {"batch": "batch", "flex": "batch", "
 """Which of :data:`SERVICE_PRICES` holds for what was served in a tier of service."""
 SERVICE_PRICES = tuple(dict.fromkeys(PRICE_OF_TIER.values()))
 """The further prices that a price may have, by name."""
-CHARS_PER_TOKEN = 4  # a rule of thumb, used only until a vendor has counted
+DEARER_TIERS: frozenset[ServiceTier] = frozenset({"priority", "ultrafast", "other"})
+"""Those that may cost more than the standard one; the rest costs no more, if it has no price of its own."""
 
 _WILDCARD = re.compile(r"[*?\[]")
 # A class without a price of its own is charged as the class it is a kind of.
@@ -67,6 +68,18 @@ class TokenPrices(Struct, frozen=True):
     @property
     def dearest_output(self) -> int:
         return max(self.output, self.reasoning, self.audio_output)
+
+
+class Service(Struct, frozen=True):
+    """How a vendor is asked to serve a call: the ``tier`` that is named ("": none), by ``field``, and whether it
+    ``may_be_priority`` that comes of it."""
+
+    tier: ServiceTier = ""
+    may_be_priority: bool = True
+    field: str = "service_tier"
+
+
+ANY_SERVICE = Service()
 
 
 class Tier(Struct, frozen=True):
@@ -134,8 +147,8 @@ class Price(Struct, frozen=True):
 
     def token_prices(self, usage: Usage) -> TokenPrices:
         """What its tokens cost, by the length of its prompt and the tier of service it was served in."""
-        if usage.service_tier:
-            served_as: Price | None = getattr(self, PRICE_OF_TIER[usage.service_tier])
+        if (name := PRICE_OF_TIER.get(usage.service_tier)) is not None:
+            served_as: Price | None = getattr(self, name)
             if served_as is not None:
                 return served_as.token_prices(usage)
         prices = self.prices
@@ -143,6 +156,10 @@ class Price(Struct, frozen=True):
             for tier in self._reachable_tiers(usage.total_input):
                 prices = tier.prices
         return prices
+
+    def covers(self, tier: ServiceTier) -> bool:
+        """Whether it is known what a call costs that is served so; else :meth:`cost` is too low, perhaps."""
+        return tier not in DEARER_TIERS or (tier == "priority" and self.priority is not None)
 
     def upper_bound(self, input_tokens: int, max_output_tokens: int, choices: int = 1) -> int:
         """The most, in pico-USD, that up to so many tokens can cost, whatever their class and tiers."""
@@ -206,11 +223,6 @@ def select(
 def to_usd(pico: int) -> Decimal:
     """Exact, with twelve decimals."""
     return Decimal(pico).scaleb(-12)
-
-
-def estimate_tokens(chars: int) -> int:
-    """Tokens that so many characters are likely to be, rounded up."""
-    return -(-chars // CHARS_PER_TOKEN)
 
 
 def _applies(version: PricedVersion, provider_kind: str, vendor_model: str, model_id: str) -> bool:

@@ -87,7 +87,7 @@ def reprice(
             continue
         examined += 1
         price = book.price(line)
-        if price is None:
+        if price is None or not price.covers(line["service_tier"]):
             without_price += 1
             continue
         due = to_usd(structs.replace(price, discount_bp=line["discount_bp"]).cost(usage_of(line)))

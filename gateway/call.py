@@ -1,7 +1,8 @@
 """One call as it goes through the pipeline: what came in, what is known of it, and what goes back."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gateway.dispatch import DrainedStream, Job, OpenAttempt, ServedStream
 from gateway.errors import GatewayError
@@ -19,12 +20,12 @@ EVENT_STREAM = (
 )
 REPLAYED = (b"x-gateway-idempotent-replay", b"true")
 NOT_FROM_CACHE = (b"x-gateway-cache", b"miss")
+LEAVING = "pointsman.leaving"  # an ASGI extension of our server: a set of what is called when the caller hangs up
 Headers = list[tuple[bytes, bytes]]
 AnyStream = ServedStream | DrainedStream
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct, eq=False):
     """What came in. ``received`` is ``time.perf_counter()`` at the last byte of the body."""
 
     request_id: str
@@ -61,14 +62,12 @@ class Call:
         return renderer.render_error(error, self.request_id)
 
 
-@dataclass(slots=True)
-class WholeAnswer:
+class WholeAnswer(Struct, eq=False):
     headers: Headers
     body: bytes
 
 
-@dataclass(slots=True)
-class StreamedAnswer:
+class StreamedAnswer(Struct, eq=False):
     """``events`` yields the bytes of server-sent events; it must be closed (``aclose``) if not read to its end.
     ``abandon`` ends what is behind them when nobody has even begun to read: a generator that never ran has no end."""
 
@@ -80,8 +79,7 @@ class StreamedAnswer:
 Answer = WholeAnswer | StreamedAnswer
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct, eq=False):
     """What is known of a request for the request log, filled in as it goes."""
 
     policy: TenantPolicy

@@ -27,6 +27,18 @@ def data_dir() -> Path:
     return Path(env().str("DATA_DIR", default=str(ROOT / "var"))).resolve()
 
 
+def whole_number(name: str, default: int, *, at_least: int) -> int:
+    """A setting. Ends the process with one line about a value that is none, or less."""
+    said = env().str(name, default=str(default))
+    try:
+        number = int(said)
+    except ValueError:
+        number = at_least - 1
+    if number < at_least:
+        raise SystemExit(f"error: {name} must be a whole number of {at_least} or more, and is '{said[:64]}'.")
+    return number
+
+
 def secrets_path() -> Path:
     return data_dir() / "secrets.env"
 

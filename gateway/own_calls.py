@@ -40,11 +40,6 @@ class Reply:
     cost_pico: int | None
 
 
-# Of OpenAI's dialects, as only their vendors are known to charge more for priority. Where a caller asks for "auto" or
-# for nothing, the vendor goes by a setting that only it knows.
-_PINNED_TIERS = frozenset({b'"default"', b'"flex"'})
-
-
 def demand_of(policy: TenantPolicy, spender: Spender, request: Request, body: bytes) -> Demand:
     """What a request needs of budgets; ``body`` is what was sent, or stands for it."""
     return Demand(
@@ -54,7 +49,6 @@ def demand_of(policy: TenantPolicy, spender: Spender, request: Request, body: by
         max_tokens=request.max_tokens,
         choices=request.choices,
         generates=request.operation in ("chat", "completions"),
-        priority=bytes(request.fields.get("service_tier", b"")) not in _PINNED_TIERS,
     )
 
 

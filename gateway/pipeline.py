@@ -8,11 +8,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from billing.budgets import Spender
-from billing.pricing import estimate_tokens
+from billing.estimates import tokens_by_length
 from gateway import observability
 from gateway.answer_facts import answer_headers, header, metadata, plain_usd
 from gateway.balancing import Balancer
@@ -54,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 POLICY_ATTEMPTS = 3  # a policy that changes that often while one request is admitted is changing all the time
 LIKELY_ANSWER = 1024  # tokens
+RULES_REMEMBERED = 4_096
+REFUSED_KEYS_CHECKED_EVERY_S = 1.0
 
 
 class PolicySource(Protocol):
@@ -98,6 +103,7 @@ class Pipeline:
         self._journal, self._stored = journal, stored
         self._idempotent, self._limits = idempotent, limits
         self._recent = RecentAnswers()
+        self._keys_checked: dict[str, float] = {}  # when a refused key last had its tenant's policy looked at
 
     async def run(self, call: Call) -> Answer:
         """Serve one call. Raises GatewayError; whatever the end, the request log hears of it."""
@@ -267,8 +273,24 @@ class Pipeline:
         except InvalidApiKey:
             await self._limit(call, None)
             raise
-        token.authorise("inference", call.client_ip)
+        try:
+            token.authorise("inference", call.client_ip)
+        except GatewayError:
+            if not await self._key_changed(policy):
+                raise
+            self._policies.forget(policy.id)
+            policy, token = await self._policies.find(call.credential)
+            token.authorise("inference", call.client_ip)
         return policy, token
+
+    async def _key_changed(self, policy: TenantPolicy) -> bool:
+        """Whether a key that is refused by what is remembered may have been given more since. Asked once in a while, as
+        anybody can send a refused key as often as they like."""
+        now = time.monotonic()
+        if now < self._keys_checked.get(policy.id, 0.0) + REFUSED_KEYS_CHECKED_EVERY_S:
+            return False
+        self._keys_checked[policy.id] = now
+        return await self._policies.overtaken(policy)
 
     async def _parse_within_limits(self, call: Call, policy: TenantPolicy, token: TokenFacts) -> Request:
         """Limits come before parsing, as a caller over its limit should cost next to nothing; only those that need the
@@ -303,9 +325,9 @@ class Pipeline:
     ) -> None:
         rules, slots = rules_of(limits, asked)
         if self._limits.ip_requests_per_s:
-            rules.append(Rule(f"ip:{call.client_ip}", self._limits.ip_requests_per_s, 1.0, scope="ip"))
+            rules.append(_floor_of(call.client_ip, self._limits.ip_requests_per_s))
         if token is not None and token.requests_per_minute:
-            rules.append(Rule(f"token:{token.id}", token.requests_per_minute, 60.0, scope="token"))
+            rules.append(_rule_of(token.id, token.requests_per_minute))
         verdict = await self._limiter.check(rules, slots)
         call.lease = verdict.lease or call.lease
         if verdict.degraded:
@@ -359,7 +381,7 @@ class Pipeline:
 
     def _estimated_count(self, call: Call, request: Request) -> WholeAnswer:
         """The size of a prompt whose vendor counts none beforehand."""
-        body = b'{"input_tokens":%d}' % estimate_tokens(request.input_chars)
+        body = b'{"input_tokens":%d}' % tokens_by_length(request.input_chars)
         self._journal.ended(call)
         return WholeAnswer([JSON, *call.answer_headers, NOT_FROM_CACHE, (b"x-gateway-estimated", b"true")], body)
 
@@ -455,6 +477,16 @@ class Pipeline:
         return renderer.render_error(error, call.request_id)
 
 
+@lru_cache(RULES_REMEMBERED)
+def _floor_of(address: str, requests_per_s: int) -> Rule:
+    return Rule(f"ip:{address}", requests_per_s, 1.0, scope="ip")
+
+
+@lru_cache(RULES_REMEMBERED)
+def _rule_of(token_id: str, requests_per_minute: int) -> Rule:
+    return Rule(f"token:{token_id}", requests_per_minute, 60.0, scope="token")
+
+
 def _spender(token: TokenFacts, request: Request) -> Spender:
     return Spender(
         project_id=token.project_id,
@@ -478,7 +510,7 @@ def _likely_tokens(request: Request) -> int:
     their callers allow: charging all of that would lock out whoever allows a lot and uses little."""
     if request.operation == "count_tokens":
         return 0
-    prompt = max(1, estimate_tokens(request.input_chars))
+    prompt = max(1, tokens_by_length(request.input_chars))
     if request.operation not in ("chat", "completions"):
         return prompt
     return prompt + max(1, request.choices) * min(request.max_tokens or LIKELY_ANSWER, LIKELY_ANSWER)

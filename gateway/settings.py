@@ -39,7 +39,7 @@ BUDGET_PATIENCE_S = env.float("BUDGET_PATIENCE_S", default=20.0)
 LOG_RETENTION_DAYS = env.int("LOG_RETENTION_DAYS", default=90)  # of tenants without a plan
 AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # of those and the installation's own; 0 = for ever
 DRAIN_S = env.float("DRAIN_S", default=30.0)
-BREAKER_FAILURES = env.int("BREAKER_FAILURES", default=5)
+BREAKER_FAILURES = installation.whole_number("BREAKER_FAILURES", 5, at_least=1)
 BREAKER_COOL_DOWN_S = env.float("BREAKER_COOL_DOWN_S", default=5.0)
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_NETWORKS = [

@@ -12,6 +12,8 @@ from gateway import observability, runtime
 from tenants.network import client_address
 from tenants.tokens import bearer_from
 
+_STATUS = {True: "ok", False: "unavailable"}
+
 
 @require_safe
 async def live(request: HttpRequest) -> JsonResponse:
@@ -23,11 +25,10 @@ async def live(request: HttpRequest) -> JsonResponse:
 async def ready(request: HttpRequest) -> JsonResponse:
     """Requests can be served: the ledger can be written. Redis being away does not count, it is an accelerator."""
     running = await runtime.current()
-    writable = await running.ledger.ready()
-    return JsonResponse(
-        {"status": "ok" if writable else "unavailable", "ledger": "ok" if writable else "cannot be written"},
-        status=200 if writable else 503,
-    )
+    parts = await running.ledger.parts()
+    writable = all(parts.values())
+    checks = {name: _STATUS[takes] for name, takes in parts.items()}
+    return JsonResponse({"status": _STATUS[writable], "checks": checks}, status=200 if writable else 503)
 
 
 @require_safe

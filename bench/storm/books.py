@@ -78,18 +78,13 @@ class Balance:
 
 @dataclass(slots=True)
 class Findings:
-    """Counts, and under each list whatever contradicts a promise, a line of text each.
-
-    ``by_length``: recorded tokens by generated ones, of whole answers that came without usage. Only their length is
-    known, so no bound holds for them.
-    """
+    """Counts, and under each list whatever contradicts a promise, a line of text each."""
 
     calls: int = 0
     faults: int = 0
     attempts: int = 0
     exact: int = 0
     estimated: int = 0
-    by_length: list[float] = field(default_factory=list)
     abandoned: int = 0
     final_at: float = 0.0
     without_attempt: list[str] = field(default_factory=list)
@@ -173,9 +168,7 @@ def _compare_one(found: Findings, call: LoggedCall, line: Line, asked: Asked) ->
         found.estimated += 1
         if metered.usage_sent and not asked.hung_up:
             found.unequal.append(f"{described}: the vendor said {vendors}, recorded is an estimate, {ours}")
-        if line.outcome == "settled" and not call.stream:
-            found.by_length.append(line.generated / call.generated_tokens)
-        elif line.generated > call.generated_tokens:
+        if line.generated > call.generated_tokens:
             found.out_of_bounds.append(f"{described}: generated {call.generated_tokens}, recorded {line.generated}")
 
 

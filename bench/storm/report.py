@@ -81,7 +81,6 @@ def rows_of(
         _none("attempts withdrawn, and sent all the same", found.withdrawn_but_sent),
         _none("tokens unequal where the vendor told usage", found.unequal, found.exact),
         _none("estimates beyond delivered <= recorded <= generated", found.out_of_bounds, found.estimated),
-        _by_length(found.by_length),
         _none("estimates not said to be any", found.not_said_to_be_estimated),
         Row("attempts abandoned, charged what was held", "", str(found.abandoned), None),
         _none("attempts abandoned by a living process", found.abandoned_by_the_living),
@@ -102,11 +101,6 @@ def _served(asked: Sequence[Asked]) -> Row:
     """Where next to nothing is answered, nothing is proven either."""
     served = sum(request.status == 200 for request in asked)
     return Row("requests answered with 200", ">= half", f"{served} of {len(asked)}", served * 2 >= len(asked))
-
-
-def _by_length(ratios: Sequence[float]) -> Row:
-    measured = f"{len(ratios)}, recorded / generated {max(ratios, default=0.0):.2f} at most"
-    return Row("whole answers without usage, estimated by length", "", measured, None)
 
 
 def _final(after_s: float | None) -> list[Row]:

@@ -41,7 +41,7 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     priority = LinesField(
         label=_SERVED_AS["priority"],
         required=False,
-        help_text="Likewise, where the vendor says that it served the call in its priority tier (OpenAI's fast mode).",
+        help_text="Likewise, where the vendor says that it served the call in its priority tier, or in fast mode.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

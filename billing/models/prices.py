@@ -110,6 +110,8 @@ class PriceVersion(models.Model):
             raise ValidationError({"model": "This model belongs to another tenant."})
         if self.model_id and (self.provider_kind or self.vendor_model_pattern):
             raise ValidationError("A price applies to one model, or to a pattern of names: not to both.")
+        if self.input is None or self.output is None:
+            return  # which the fields say themselves
         try:
             self.as_priced_version()
         except (ArithmeticError, TypeError, AttributeError):  # only what is free JSON comes this far unchecked

@@ -3,17 +3,19 @@
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 import uuid_utils
+from msgspec import Struct, field
 
 from billing.admission import Demand, Reserver, refusal
 from billing.budgets import Reservation, without_output
+from billing.estimates import tokens_by_length
 from billing.ledger import Ledger, NewAttempt, NewSettlement
-from billing.pricing import Price, estimate_tokens
+from billing.pricing import Price, Service
 from gateway import observability
+from gateway.dispatch.service_tiers import asked_service
 from gateway.errors import GatewayError, GatewayTimeout, ProviderError
 from gateway.observability import AttemptFacts, TokenClass
 from gateway.providers.outbound import Deadlines
@@ -31,8 +33,7 @@ class StalePolicy(Exception):
     """The tenant's policy changed since it was loaded; nothing was admitted, nothing was sent."""
 
 
-@dataclass(slots=True)
-class PassedOver:
+class PassedOver(Struct, eq=False):
     """A target that was not asked, and for how many seconds it should be left alone."""
 
     target: Target
@@ -40,8 +41,7 @@ class PassedOver:
     for_s: float
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Struct, eq=False):
     """One request on its way to a vendor: who asks (for the ledger), what, and the targets in order.
 
     ``timeout_s`` is the caller's own limit for all of it, in seconds from ``started`` (``time.perf_counter()``);
@@ -67,10 +67,10 @@ class Job:
     attempts: "list[OpenAttempt]" = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
     served: "OpenAttempt | None" = None
-    untried: deque[Target] = field(init=False)
+    untried: deque[Target] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.untried = deque(self.targets)
+        self.untried.extend(self.targets)
 
     def go_first_to(self, targets: Sequence[Target]) -> None:
         """Another order, before any has been tried."""
@@ -88,7 +88,7 @@ class Job:
 
     def input_estimate(self) -> int:
         """Tokens of the prompt, for what no vendor has counted."""
-        return estimate_tokens(self.request.input_chars)
+        return tokens_by_length(self.request.input_chars)
 
     def deadlines(self, target: Target) -> Deadlines:
         """What is left for one more call, by the target's limits and the caller's. Raises GatewayTimeout."""
@@ -127,6 +127,7 @@ class OpenAttempt:
     """
 
     __slots__ = (
+        "_held",
         "_job",
         "_ledger",
         "_reserver",
@@ -149,6 +150,7 @@ class OpenAttempt:
         self.target, self.purpose = target, purpose
         self.deadlines = job.deadlines(target)
         self.id = str(uuid_utils.uuid7())
+        self._held = False
         self.started = time.perf_counter()
         self.vendor_s = 0.0
         self.first_token_at: float | None = None
@@ -164,6 +166,7 @@ class OpenAttempt:
         job, target = self._job, self.target
         price = self._price
         reservation = self._reservation()
+        self._held = reservation is not None
         admission = await self._ledger.admit(
             NewAttempt(
                 id=self.id,
@@ -204,6 +207,9 @@ class OpenAttempt:
             return
         self.outcome, self.error, self.usage = outcome, error, usage
         price = self._price
+        # Where a budget counts on it, a tier without a price is charged what is known rather than nothing.
+        if price is not None and not (self._held or price.covers(usage.service_tier)):
+            price = None
         self.cost_pico = _cost(price, outcome, usage) if price else None
         if self._job.demand is not None and usage.source == "vendor" and usage.total_input:
             prompt = without_output(usage)
@@ -246,9 +252,14 @@ class OpenAttempt:
             provider_name=target.provider_name,
             circuit=target.circuit,
             price=self._price,
+            service=self._service(),
             max_output_tokens=target.max_output_tokens,
             first=not job.attempts,
         )
+
+    def _service(self) -> Service:
+        """What the vendor is asked for; a rescue may have to ask in other words than the caller's."""
+        return asked_service(self._job.request, self.target, reworded=self.purpose == "rescue")
 
     @property
     def admitted(self) -> bool:

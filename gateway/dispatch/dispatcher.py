@@ -8,7 +8,6 @@ from typing import TypeVar
 from billing.admission import Reserver
 from billing.budgets import TARGETS_OWN
 from billing.ledger import Ledger
-from billing.pricing import estimate_tokens
 from gateway.dispatch.attempt import (
     NOTHING_USED,
     Job,
@@ -19,6 +18,7 @@ from gateway.dispatch.attempt import (
     completed_by_estimate,
     failed_usage,
 )
+from gateway.dispatch.generated import tokens_of_completion
 from gateway.dispatch.rescue import JoinedStream, Way, ways_to_complete
 from gateway.dispatch.retries import RetryBudgets
 from gateway.dispatch.streams import ChunkSource, DrainedStream, ServedStream
@@ -284,7 +284,7 @@ def _keep_larger(job: Job, target: Target) -> None:
 
 
 def _estimated(job: Job, completion: Completion) -> Usage:
-    return completed_by_estimate(NOTHING_USED, job.input_estimate(), estimate_tokens(completion.output_chars))
+    return completed_by_estimate(NOTHING_USED, job.input_estimate(), tokens_of_completion(completion))
 
 
 def _exhausted(job: Job) -> GatewayError:

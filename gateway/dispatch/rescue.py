@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 
+from gateway.dispatch.generated import tokens_of_chunk
 from gateway.errors import ProviderError
 from gateway.providers.client import CANONICAL, VendorStream, conversation_of
 from gateway.wire.types import Chunk, Message, Request, Text
@@ -169,6 +170,8 @@ class JoinedStream:
             except StopAsyncIteration:
                 self._way.end()
                 raise
+        for chunk in chunks:  # before anything is taken off them
+            chunk.output_pieces = tokens_of_chunk(chunk)
         if self._without_thinking:  # the caller has had the thoughts of another model
             for chunk in chunks:
                 chunk.thinking, chunk.signature, chunk.redacted_thinking = "", None, None

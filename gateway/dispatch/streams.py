@@ -4,14 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, Self
 
-from billing.pricing import estimate_tokens
 from gateway.dispatch.attempt import NOTHING_USED, Job, OpenAttempt, completed_by_estimate
+from gateway.dispatch.generated import Generated
 from gateway.dispatch.rescue import Delivered
 from gateway.dispatch.unattended import keep
 from gateway.errors import GatewayError, ProviderError
 from gateway.wire.types import Chunk, Usage
-
-TOKEN_BY_TOKEN_CHARS = 8  # a vendor whose stream pieces are shorter on average sends one token in each
 
 
 class ChunkSource(Protocol):
@@ -58,7 +56,7 @@ class ServedStream:
         self._rescue = rescue
         self._broke_off: ProviderError | None = None  # what the first target did: the answer's end if nobody helps
         self._usage: Usage | None = None
-        self._chars = self._pieces = 0
+        self._generated = Generated()
 
     def __aiter__(self) -> Self:
         return self
@@ -77,10 +75,9 @@ class ServedStream:
                 )
             except ProviderError as error:
                 await self._go_on_elsewhere(error)
-        note = self.delivered.note
+        note, generated = self.delivered.note, self._generated.note
         for chunk in chunks:
-            self._chars += chunk.output_chars
-            self._pieces += chunk.output_pieces or (chunk.output_chars > 0)
+            generated(chunk)
             if chunk.usage is not None:
                 self._usage = chunk.usage
             note(chunk)
@@ -100,15 +97,13 @@ class ServedStream:
             raise self._broke_off
         self.attempt, self._source = rest
         self._usage = None
-        self._chars = self._pieces = 0
+        self._generated = Generated()
 
     def _usage_so_far(self) -> Usage:
         """The vendor's count; of a stream that was cut or never counted, completed by an estimate."""
         if self._usage is not None and self._source.complete:
             return self._usage
-        token_by_token = self._chars <= self._pieces * TOKEN_BY_TOKEN_CHARS
-        generated = self._pieces if token_by_token else estimate_tokens(self._chars)
-        return completed_by_estimate(self._usage or NOTHING_USED, self.job.input_estimate(), generated)
+        return completed_by_estimate(self._usage or NOTHING_USED, self.job.input_estimate(), self._generated.tokens)
 
 
 class DrainedStream:

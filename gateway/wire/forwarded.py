@@ -61,6 +61,7 @@ class _Answer(Struct):
     id: Any = None
     usage: Any = None
     error: Any = None
+    choices: Any = None
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -172,8 +173,15 @@ class Forwarded:
             return Completion(id="", model="", usage=Usage(source="estimated"), body=body)
         if answer.error:
             raise answered_error(answer.error, "status")
-        usage = used(answer.usage) or Usage(source="estimated")
-        return Completion(id="", model=answer.model if isinstance(answer.model, str) else "", usage=usage, body=body)
+        completion = Completion(
+            id="", model=answer.model if isinstance(answer.model, str) else "", usage=None, body=body
+        )
+        completion.usage = used(answer.usage)
+        if completion.usage is None and self._operation == "completions":
+            completion.generated = _texts_of(answer.choices)
+        elif completion.usage is None:
+            completion.usage = Usage(source="estimated")
+        return completion
 
     def open_parser(self, passthrough: bool) -> StreamParser:
         return CompletionStream()
@@ -189,6 +197,12 @@ rerank = Forwarded("rerank", "/rerank", "query")
 speech = Forwarded("speech", "/audio/speech", "input", json=False)
 transcription = Forwarded("transcription", "/audio/transcriptions", None, json=False)
 translation = Forwarded("translation", "/audio/translations", None, json=False)
+
+
+def _texts_of(choices: Any) -> tuple[str, ...]:
+    """What completions say, as far as it is there; the vendor's body is passed on whatever it holds."""
+    found = (choice.get("text") for choice in choices if isinstance(choice, dict)) if isinstance(choices, list) else ()
+    return tuple(text for text in found if isinstance(text, str))
 
 
 def used(usage: Any) -> Usage | None:

@@ -23,7 +23,7 @@ from gateway.wire.translation import (
     arguments_text,
     believable,
     generated_call_id,
-    generated_chars,
+    generated_texts,
     object_schema,
     one_choice_only,
     token_count,
@@ -245,7 +245,7 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
         choices=(Choice(parts, finish_reason),),
         created=_unix_seconds(response.created_at),
         finish_reason=finish_reason,
-        output_chars=sum(map(generated_chars, parts)),
+        generated=generated_texts(parts),
     )
 
 

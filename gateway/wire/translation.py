@@ -146,14 +146,14 @@ def believable(usage: Usage) -> Usage | None:
     return usage if usage.total_input + usage.total_output else None
 
 
-def generated_chars(part: Part) -> int:
-    """Characters a model generated for ``part``: the base of an estimate where usage is missing."""
-    match part:
-        case Text(text) | Thinking(text) | Refusal(text):
-            return len(text)
-        case ToolCall():
-            return len(part.arguments)
-    return 0
+def generated_texts(parts: Iterable[Part]) -> tuple[str, ...]:
+    """What a model wrote for ``parts``, counted where usage is missing: of calls of tools the arguments alone, as
+    nobody sees what it writes around them."""
+    return tuple(
+        part.arguments if isinstance(part, ToolCall) else part.text
+        for part in parts
+        if isinstance(part, Text | Thinking | Refusal | ToolCall)
+    )
 
 
 class Splitter(Protocol[FrameT]):

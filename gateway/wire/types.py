@@ -5,9 +5,9 @@ a :class:`Completion` or :class:`Chunk` back; a *vendor's* format renders a requ
 comes back. Each format module offers the same verbs (see :mod:`gateway.wire`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -15,7 +15,7 @@ from msgspec import Raw, Struct, field
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-ServiceTier = Literal["", "batch", "flex", "priority"]
+ServiceTier = Literal["", "batch", "flex", "priority", "ultrafast", "other"]
 Operation = Literal[
     "chat",  # a conversation, whatever its dialect: what can be routed, translated and rescued
     "count_tokens",
@@ -188,6 +188,46 @@ class Upload(Struct, frozen=True):
     body: bytes
 
 
+class Worded(Protocol):
+    """A part of a content, as far as it is text."""
+
+    text: str | None
+
+
+Content = str | Sequence[Worded] | None
+
+
+class Gist(Struct, frozen=True):
+    """What a prompt is about: the user's last turn that has words, the system's first, and the number of turns. They
+    refer to what was decoded anyway."""
+
+    said: Content = None
+    system: Content = None
+    turns: int = 1
+
+    @property
+    def question(self) -> str:
+        return _worded(self.said)
+
+    @property
+    def instructions(self) -> str:
+        return _worded(self.system)
+
+
+def has_words(content: Content) -> bool:
+    """Whether there is any text in it."""
+    return bool(content) if content is None or isinstance(content, str) else any(part.text for part in content)
+
+
+def _worded(content: Content) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text for part in content if part.text)
+
+
+NO_GIST = Gist()
+
+
 class Request(Struct):
     """One parsed call. ``fields`` are the caller's top-level body fields in their order, each value the
     very bytes that came in; the gateway's extensions are already taken out.
@@ -218,6 +258,7 @@ class Request(Struct):
     continues: str | None = None
     upload: "Upload | None" = None
     vendor_headers: Mapping[str, str] = {}
+    gist: Gist = NO_GIST
     _conversation: Conversation | None = None
 
 
@@ -230,7 +271,8 @@ class Usage(Struct, frozen=True):
     A vendor's inclusive counts are taken apart by its parser: ``input`` excludes cached and cache-write
     tokens, ``output`` excludes reasoning, audio is taken out of both.
     ``source`` says who counted: the vendor, a tokenizer of ours, or an estimate from characters; ``service_tier`` in
-    which of its tiers the vendor says it served the call, as they are priced differently ("": the standard one).
+    which of its tiers the vendor says it served the call, as they are priced differently ("": the standard one;
+    "priority" is whatever costs more for being faster and has a price).
     """
 
     input: int = 0
@@ -256,11 +298,20 @@ class Usage(Struct, frozen=True):
 TOKEN_CLASSES = tuple(name for name in Usage.__struct_fields__ if name not in ("source", "service_tier"))
 
 
+_TIERS: Mapping[str, ServiceTier] = {
+    "batch": "batch",
+    "flex": "flex",
+    "priority": "priority",
+    "fast": "priority",  # what OpenAI calls its priority tier by now; it takes either name
+    "ultrafast": "ultrafast",
+    # The standard tier; "scale" and its like are paid for in advance and charged the standard price.
+    **dict.fromkeys(("", "auto", "default", "standard", "standard_only", "on_demand", "scale", "provisioned"), ""),
+}
+
+
 def service_tier(said: object) -> ServiceTier:
-    """The tier of that name; "" for the standard one, by whatever name, and for names nobody knows."""
-    if said == "fast":  # what OpenAI calls its priority tier by now; it takes either name
-        return "priority"
-    return said if said in ("batch", "flex", "priority") else ""
+    """The tier of that name: "" for the standard one, by whatever name, "other" for a name nobody knows."""
+    return _TIERS.get(said, "other") if isinstance(said, str) else ""
 
 
 class Choice(Struct, frozen=True):
@@ -281,7 +332,9 @@ class Completion(Struct):
     created: int = 0  # Unix seconds
     body: bytes | None = None
     finish_reason: FinishReason | None = None
-    output_chars: int = 0  # generated characters, for an estimate when usage is missing
+    generated: tuple[
+        str, ...
+    ] = ()  # what the model wrote, text, thoughts and arguments: counted where usage is missing
     dropped: tuple[str, ...] = ()
     content_type: str | None = None
     vectors: tuple[tuple[float, ...], ...] = ()  # of embeddings that had to be translated

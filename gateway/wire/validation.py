@@ -15,6 +15,7 @@ MAX_MODEL_CHARS = 256
 MAX_OUTPUT_TOKENS = 10_000_000  # far above any model: what is larger is a mistake, and would upset sums
 
 MAX_UNKNOWN_FIELDS = 16
+MAX_REASON_CHARS = 200
 
 T = TypeVar("T")
 
@@ -83,5 +84,7 @@ def _invalid(message: str, param: str) -> InvalidRequest:
     if missing := _MISSING.search(reason):
         path = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidRequest(f"Missing required field '{path}'.", param=path)
+    if len(reason) > MAX_REASON_CHARS:  # it quotes the value
+        reason = f"{reason[:MAX_REASON_CHARS]}..."
     where = f" for '{path}'" if path else ""
     return InvalidRequest(f"Invalid value{where}: {reason[:1].lower()}{reason[1:]}.", param=path or None)

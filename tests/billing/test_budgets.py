@@ -1,5 +1,6 @@
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,12 +20,9 @@ from billing.budgets import (
     prompt_bound,
     reserve,
 )
-from billing.pricing import Price
+from billing.pricing import Price, Service
 from billing.windows import Window
 from gateway.errors import PriceUnknown
-from gateway.own_calls import demand_of
-from gateway.policy import TenantPolicy
-from gateway.wire import openai_chat
 from gateway.wire.types import Needs, Usage
 
 ANN = Spender(project_id="p1", token_id="t1", end_user="ann", budget_key="team-7")
@@ -88,27 +86,26 @@ def test_what_will_not_be_served_in_the_priority_tier_holds_less() -> None:
         reserver.sizes.saw("c", bound=100, tokens=10, pico=10 * 2_000_000)
     held = {}
     for priority in (True, False):
-        demand = Demand([budget()], ANN, prompt_bound=100, max_tokens=None, priority=priority)
-        found = reserver.reservation(demand, **asked)
+        demand = Demand([budget()], ANN, prompt_bound=100, max_tokens=None)
+        found = reserver.reservation(demand, service=Service(may_be_priority=priority), **asked)
         held[priority] = (found.input_pico, found.likely_pico, found.output_pico)
     assert held[False] == (200_000_000, 20_000_000, 8_000_000)
     assert held[True] == (500_000_000, 50_000_000, 16_000_000)
 
 
 @pytest.mark.parametrize(
-    ("fields", "may_be_priority"),
-    [
-        ({}, True), ({"service_tier": "auto"}, True), ({"service_tier": "priority"}, True), ({"service_tier": "fast"}, True),
-        ({"service_tier": None}, True), ({"service_tier": "default"}, False), ({"service_tier": "flex"}, False),
-    ],
-)  # fmt: skip
-def test_only_who_asks_for_another_tier_is_sure_not_to_get_the_priority_one(
-    fields: dict[str, object], *, may_be_priority: bool
-) -> None:
-    body = msgspec.json.encode({"model": "small", "messages": [{"role": "user", "content": "hi"}], **fields})
-    request = openai_chat.parse_request(body, {})
-    policy = TenantPolicy("t", "acme", 1, models={}, aliases={}, log_content=False, budgets=(budget(),))
-    assert demand_of(policy, ANN, request, body).priority is may_be_priority
+    "service", [Service("ultrafast"), Service("other", field="inference_geo"), Service("priority")]
+)
+def test_a_tier_without_a_price_cannot_be_kept_within_a_hard_budget_in_usd(service: Service) -> None:
+    asked: dict[str, Any] = {
+        "price": PRICE, "input_tokens": 1, "likely": None, "output_tokens": 1, "choices": 1, "first": True,
+        "service": service,
+    }  # fmt: skip
+    with pytest.raises(PriceUnknown) as refused:
+        reserve([(budget(), "")], [], **asked)
+    assert refused.value.param == service.field
+    assert reserve([(budget(hard=False), "")], [], **asked).output_pico == PRICE.dearest(1)[1]
+    assert reserve([(budget(metric="tokens"), "")], [], **asked).output_tokens == 1
 
 
 @given(st.text(max_size=300))

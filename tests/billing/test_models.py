@@ -97,6 +97,15 @@ def test_a_wrong_price_is_refused(model: Model, actor: Actor, wrong: dict[str, o
     assert not PriceVersion.objects.exists()
 
 
+@pytest.mark.parametrize("missing", ["input", "output"])
+def test_a_price_that_lacks_an_amount_says_which(missing: str) -> None:
+    terms = {"input": Decimal(1), "output": Decimal(2)} | {missing: None}
+    price = PriceVersion(vendor_model_pattern="gpt-*", effective_from=datetime.now(UTC), **terms)
+    with pytest.raises(ValidationError) as refused:
+        price.full_clean(validate_unique=False, validate_constraints=False)
+    assert list(refused.value.message_dict) == [missing]
+
+
 def test_a_price_applies_to_something(db: None, actor: Actor) -> None:
     with pytest.raises(ValidationError):
         PriceVersion.set_price(actor=actor, **PRICE)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from billing.pricing import PRICE_OF_TIER, SERVICE_PRICES, Price, PricedVersion, estimate_tokens, select, to_usd
+from billing.pricing import DEARER_TIERS, PRICE_OF_TIER, SERVICE_PRICES, Price, PricedVersion, select, to_usd
 from gateway.wire.types import ServiceTier, Usage
 
 CLASSES = (
@@ -126,9 +126,19 @@ def test_what_was_served_in_the_priority_tier_costs_what_that_costs_at_any_lengt
     assert price.token_prices(Usage(input=10)).input == 2_000_000
 
 
-def test_every_tier_of_service_is_priced_as_some_price_or_as_the_standard_one() -> None:
-    assert set(PRICE_OF_TIER) == set(get_args(ServiceTier)) - {""}
+def test_every_tier_of_service_has_a_price_or_may_cost_more() -> None:
+    assert set(PRICE_OF_TIER) | DEARER_TIERS == set(get_args(ServiceTier)) - {""}
     assert set(SERVICE_PRICES) <= set(Price.__struct_fields__)
+
+
+def test_what_a_dearer_tier_costs_is_known_only_where_it_has_a_price() -> None:
+    bare = Price.from_decimals("v", input="2", output="8")
+    full = Price.from_decimals("v", input="2", output="8", priority={"input": "4"})
+    known = {tier: (bare.covers(tier), full.covers(tier)) for tier in get_args(ServiceTier)}
+    assert known == {
+        "": (True, True), "batch": (True, True), "flex": (True, True), "priority": (False, True),
+        "ultrafast": (False, False), "other": (False, False),
+    }  # fmt: skip
 
 
 def test_a_hold_is_by_the_priority_price_only_where_a_call_may_be_served_so() -> None:
@@ -194,10 +204,6 @@ def test_refuses_unknown_classes_and_tiers_without_a_length() -> None:
     for above in (None, -1, "200000", True):
         with pytest.raises(ValueError, match="above_input_tokens"):
             Price.from_decimals("v", input="1", output="1", tiers=[{"above_input_tokens": above}])
-
-
-def test_tokens_are_estimated_upwards() -> None:
-    assert [estimate_tokens(chars) for chars in (0, 1, 4, 5)] == [0, 1, 1, 2]
 
 
 # --------------------------------------------------------------------------- which version applies

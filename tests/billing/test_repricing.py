@@ -83,6 +83,28 @@ def test_a_line_is_repriced_by_the_tier_of_service_it_was_served_in(line: Line, 
     assert verify().holds
 
 
+@pytest.mark.parametrize("unpriced", [True, False], ids=["unpriced", "charged the standard price"])
+def test_a_line_of_a_tier_without_a_price_stays_as_it_is_until_there_is_one(
+    line: Line, model: Model, actor: Actor, *, unpriced: bool
+) -> None:
+    line(service_tier="priority", **({"cost_usd": None, "price_version": None} if unpriced else {}))
+    line(service_tier="ultrafast", cost_usd=None, price_version=None)
+    corrected(model)
+    assert (run(actor).adjusted, run(actor).without_price) == (0, 2)
+    PriceVersion.objects.create(
+        tenant=model.tenant,
+        model=model,
+        effective_from=NOW - 7 * DAY,
+        input=Decimal(3),
+        output=Decimal(5),
+        priority={"input": "6", "output": "10"},
+    )
+    found = run(actor)
+    assert (found.adjusted, found.without_price) == (1, 1)
+    assert Adjustment.objects.get().amount_usd == Decimal("0.0008") - (0 if unpriced else Decimal("0.00014"))
+    assert not verify().findings
+
+
 def test_a_second_run_finds_nothing_to_do(line: Line, model: Model, actor: Actor) -> None:
     line()
     corrected(model)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -68,9 +69,17 @@ def folder(vendors: VendorServer, postgres: OwnPostgres, tmp_path_factory: pytes
     return made
 
 
-def readiness(gateway: GatewayProcess) -> tuple[int, str]:
+def readiness(gateway: GatewayProcess) -> tuple[int, dict[str, Any]]:
     answer = httpx.get(f"{gateway.url}/health/ready", timeout=10)
-    return answer.status_code, answer.json()["status"]
+    return answer.status_code, answer.json()
+
+
+def unavailable(*parts: str) -> tuple[int, dict[str, Any]]:
+    checks = {part: "unavailable" if part in parts else "ok" for part in ("database", "spool")}
+    return 503, {"status": "unavailable", "checks": checks}
+
+
+READY = (200, {"status": "ok", "checks": {"database": "ok", "spool": "ok"}})
 
 
 def wait_until_it_listens(gateway: GatewayProcess) -> None:
@@ -123,7 +132,7 @@ def test_a_gateway_started_without_postgresql_says_so_and_serves_once_that_is_th
             with away(postgres, how):
                 started = pool.submit(gateway.start)  # returns once the gateway is ready
                 wait_until_it_listens(gateway)
-                assert readiness(gateway) == (503, "unavailable")
+                assert readiness(gateway) == unavailable("database")
                 refusals = asyncio.run(refused(gateway, count=NEW_CALLS))
                 assert not started.done()
                 assert vendors.log == []
@@ -135,7 +144,7 @@ def test_a_gateway_started_without_postgresql_says_so_and_serves_once_that_is_th
             f"PostgreSQL {how} at the start: refused within {slowest_s:.2f} s, served {served_after_s:.2f} s after it came"
         )
         assert served_after_s <= ANSWERED_WITHIN_S
-        assert readiness(gateway) == (200, "ok")
+        assert readiness(gateway) == READY
     finally:
         gateway.stop()
 
@@ -160,12 +169,12 @@ def test_settlements_that_no_disk_takes_wait_in_memory_and_nothing_new_is_paid_f
         served_after_s = seconds_until_served(gateway)
         wait_until_settled(postgres, before)
         wait_until_replayed(gateway)
-        assert readiness(gateway) == (200, "ok")
+        assert readiness(gateway) == READY
 
     print(f"spool {how}: {on_disk} of {STREAMS} settlements on the disk, served again after {served_after_s:.2f} s")
     assert streamed == [Streamed(TEXT, complete=True)] * STREAMS
     assert_all_refused(refusals)
-    assert told == (503, "unavailable")
+    assert told == unavailable("database", "spool")
     assert on_disk < STREAMS
     assert served_after_s <= ANSWERED_WITHIN_S
     assert len(calls_of(vendors, "slow")) == STREAMS

@@ -35,7 +35,8 @@ class Prompt:
     message: a MIME type for inline data, ``url:...`` for a reference. ``tools`` is empty when the caller forbids
     calls; a chosen tool comes first. ``prefill`` is the text of the assistant's turn that ends the conversation, None
     when another turn does. ``account`` is the key that was used, ``settings`` are the fields that the answer repeats
-    or obeys: both matter to OpenAI's Responses only.
+    or obeys: both matter to OpenAI's Responses only. ``service_tier`` is the one that is asked for, as the vendor names
+    it in its answer ("": none).
     """
 
     model: str
@@ -54,6 +55,7 @@ class Prompt:
     prefill: str | None = None
     account: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    service_tier: str = ""
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ class Answer:
     finish: Finish
     usage: Metered
     stop_sequence: str | None = None
+    service_tier: str = ""
 
 
 @dataclass(slots=True)
@@ -156,7 +159,8 @@ def plan(prompt: Prompt, behaviour: Behaviour, caches: bool = True, writes_cache
         output=(len(text) + sum(len(call.pieces) for call in calls)) * prompt.choices,
         reasoning=len(thinking) * prompt.choices,
     )
-    return Answer(f"{number:08d}", prompt.model, int(time.time()), text, thinking, calls, finish, usage, stop_sequence)
+    identity = f"{number:08d}", prompt.model, int(time.time())
+    return Answer(*identity, text, thinking, calls, finish, usage, stop_sequence, prompt.service_tier)
 
 
 def signature_of(thinking: str) -> str:

@@ -84,6 +84,7 @@ class Anthropic(Format):
         self._check_knobs(body)
         prompt = Prompt(model, stream=self.streams(request, body), max_tokens=body["max_tokens"])
         prompt.stop = body.get("stop_sequences") or []
+        prompt.service_tier = body.get("speed") or ""
         prompt.texts += self._texts_of(body.get("system", ""), "system")
         thinks = (body.get("thinking") or {}).get("type") == "enabled"
         self._read_messages(body.get("messages"), thinks, prompt)
@@ -98,6 +99,7 @@ class Anthropic(Format):
         stop = body.get("stop_sequences", [])
         listed = isinstance(stop, list) and all(isinstance(item, str) and item.strip() for item in stop)
         check(listed, "stop_sequences: each stop sequence must contain non-whitespace")
+        check(body.get("speed") in (None, "standard", "fast"), "speed: Input should be 'standard' or 'fast'")
         thinking = body.get("thinking") or {"type": "disabled"}
         kind, budget = thinking.get("type"), thinking.get("budget_tokens")
         check(kind in ("enabled", "disabled", "adaptive"), "thinking.type: Input should be 'enabled' or 'disabled'")
@@ -330,6 +332,8 @@ class Anthropic(Format):
             "output_tokens": usage.completion,
             "service_tier": "standard",
         }
+        if answer.service_tier:
+            counts["speed"] = answer.service_tier
         if usage.reasoning:
             counts["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
         return counts

@@ -10,7 +10,8 @@ cached. Later parts win over earlier ones. The same words script the next calls 
     varyK         from the K-th word on the text bears the call's own number ("tok5~17"): no two calls agree
     cachedP       P % of the prompt tokens are read from a cache (Ollama has none: reported as plain input)
     cachewriteP   P % of the prompt tokens are written to a cache (Anthropic only)
-    flex          served in the flex tier, and said so (OpenAI chat only; any other model is served in the default one)
+    flex          served in the flex tier, and said so (OpenAI chat only; any other model is served in the tier that is
+                  asked for, else in the default one; Anthropic says at which speed, where one is asked for)
     thinkN        N reasoning tokens "think1 ... thinkN" first, in each format's own way
     tool          calls the first offered tool (or the chosen one) with {"city": "Paris"}; text only when none is
                   offered, tool_choice forbids it or a tool result came last. With tokN, text precedes the call

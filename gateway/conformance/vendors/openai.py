@@ -56,6 +56,10 @@ _FINISH = {
     "content_filter": "content_filter",
     "refusal": "stop",
 }
+# The tier that an answer names, by the one that is asked for: capacity is never short here.
+_SERVED_AS = {None: "", "auto": "", "fast": "priority"} | {
+    tier: tier for tier in ("default", "flex", "priority", "ultrafast", "scale")
+}
 
 
 class OpenAI(Format):
@@ -106,6 +110,7 @@ class OpenAI(Format):
         prompt.max_tokens = body.get("max_tokens") if limit is None else limit
         prompt.choices = body.get("n") or 1
         prompt.logprobs = bool(body.get("logprobs"))
+        prompt.service_tier = _SERVED_AS[body.get("service_tier")]
         prompt.include_usage = not prompt.stream or bool((body.get("stream_options") or {}).get("include_usage"))
         return prompt
 
@@ -127,6 +132,8 @@ class OpenAI(Format):
         check(allowed, "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
         effort = body.get("reasoning_effort")
         check(effort is None or effort in EFFORTS, f"Unsupported value: '{effort}'.", param="reasoning_effort")
+        tier = body.get("service_tier")
+        check(tier in _SERVED_AS, "Invalid value for 'service_tier'.", param="service_tier")
         top_logprobs = body.get("top_logprobs") is None or body.get("logprobs") is True
         check(top_logprobs, "The 'top_logprobs' parameter requires 'logprobs'.", param="top_logprobs")
 
@@ -331,7 +338,7 @@ class OpenAI(Format):
             "object": kind,
             "created": answer.created,
             "model": answer.model,
-            "service_tier": "flex" if "flex" in answer.model.split("-") else "default",
+            "service_tier": answer.service_tier or ("flex" if "flex" in answer.model.split("-") else "default"),
             "system_fingerprint": "fp_scripted",
         }
 

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct, field
 from gateway.errors import GatewayError, ProviderError
 from gateway.wire.refusals import classify_refusal, provider_code
 from gateway.wire.sse import Event, EventSplitter
-from gateway.wire.translation import ChunkReader, arguments_text, believable, generated_chars, token_count
+from gateway.wire.translation import ChunkReader, arguments_text, believable, generated_texts, token_count
 from gateway.wire.types import (
     Choice,
     Chunk,
@@ -18,6 +18,7 @@ from gateway.wire.types import (
     FinishReason,
     ParseError,
     Part,
+    ServiceTier,
     Text,
     Thinking,
     ToolCall,
@@ -64,6 +65,7 @@ class _Usage(Struct):
     cache_creation: _CacheCreation | None = None
     output_tokens_details: _OutputDetails | None = None
     service_tier: Any = None
+    speed: Any = None
 
     def updated(self, later: "_Usage") -> "_Usage":
         """Counts are cumulative: a later report replaces what it names and leaves the rest."""
@@ -144,7 +146,7 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
         choices=() if passthrough else (Choice(parts, finish_reason, message.stop_sequence),),
         body=body if passthrough else None,
         finish_reason=finish_reason,
-        output_chars=sum(map(generated_chars, parts)),
+        generated=generated_texts(parts),
     )
 
 
@@ -184,9 +186,17 @@ def _usage(reported: _Usage | None) -> Usage | None:
         cache_write_1h=written_1h,
         output=(output or 0) - reasoning,
         reasoning=reasoning,
-        service_tier=service_tier(reported.service_tier),
+        service_tier=_served_as(reported),
     )
     return believable(usage)
+
+
+def _served_as(reported: _Usage) -> ServiceTier:
+    """What is called priority here is capacity paid for in advance, at the standard price; what costs more is speed."""
+    if reported.speed == "fast":
+        return "priority"
+    tier = service_tier(reported.service_tier)
+    return "" if tier == "priority" else tier
 
 
 # --------------------------------------------------------------------------- streams

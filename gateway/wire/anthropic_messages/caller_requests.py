@@ -9,7 +9,7 @@ from msgspec import Raw
 from gateway.errors import InvalidRequest
 from gateway.wire.anthropic_messages.shapes import DIALECT, RequestOutline
 from gateway.wire.extensions import take_extensions
-from gateway.wire.types import Needs, Operation, Request
+from gateway.wire.types import Gist, Needs, Operation, Request, has_words
 from gateway.wire.validation import MAX_OUTPUT_TOKENS, body_fields, decode_or_refuse, model_or_default
 
 _OUTLINE = msgspec.json.Decoder(RequestOutline)
@@ -52,6 +52,7 @@ def read_request(body: bytes, headers: Mapping[str, str], operation: Operation) 
         operation=operation,
         affinity=_affinity(body, fields),
         vendor_headers={name: headers[name] for name in _DIALECTS_OWN if name in headers},
+        gist=_gist(outline),
     )
 
 
@@ -72,6 +73,12 @@ def _survey(outline: RequestOutline) -> tuple[set[str], int]:
             if block.type == "tool_result" and b'"image"' in bytes(block.content):
                 kinds.add("image")
     return kinds, chars
+
+
+def _gist(outline: RequestOutline) -> Gist:
+    turns = outline.messages
+    said = next((turn.content for turn in reversed(turns) if turn.role == "user" and has_words(turn.content)), None)
+    return Gist(said, outline.system, len(turns))
 
 
 def _needs(kinds: set[str], outline: RequestOutline) -> Needs:

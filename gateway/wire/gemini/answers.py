@@ -16,7 +16,7 @@ from gateway.wire.translation import (
     arguments_text,
     believable,
     generated_call_id,
-    generated_chars,
+    generated_texts,
     token_count,
 )
 from gateway.wire.types import (
@@ -137,7 +137,7 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
         usage=_usage(response.usage_metadata),
         choices=choices,
         finish_reason=choices[0].finish_reason,
-        output_chars=sum(generated_chars(part) for choice in choices for part in choice.parts),
+        generated=generated_texts(part for choice in choices for part in choice.parts),
     )
 
 

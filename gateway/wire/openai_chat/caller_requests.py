@@ -7,7 +7,7 @@ import msgspec
 from gateway.errors import InvalidRequest
 from gateway.wire.extensions import take_extensions
 from gateway.wire.openai_chat.shapes import DIALECT, MessageOutline, RequestOutline
-from gateway.wire.types import Needs, Request
+from gateway.wire.types import Gist, Needs, Request, has_words
 from gateway.wire.validation import MAX_OUTPUT_TOKENS, body_fields, decode_or_refuse, model_or_default
 
 MAX_CHOICES = 128
@@ -43,6 +43,7 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> Request:
         input_chars=input_chars,
         extensions=take_extensions(fields, headers),
         affinity=outline.prompt_cache_key,
+        gist=_gist(outline.messages),
     )
 
 
@@ -60,6 +61,12 @@ def _survey(messages: list[MessageOutline]) -> tuple[set[str], int]:
                 chars += len(part.text or "")
         chars += len(memoryview(message.tool_calls))
     return kinds, chars
+
+
+def _gist(messages: list[MessageOutline]) -> Gist:
+    first = messages[0]
+    said = next((turn.content for turn in reversed(messages) if turn.role == "user" and has_words(turn.content)), None)
+    return Gist(said, first.content if first.role in ("system", "developer") else None, len(messages))
 
 
 def _needs(kinds: set[str], has_tools: bool, outline: RequestOutline) -> Needs:

@@ -4,6 +4,7 @@ from gateway.wire.types import Usage, service_tier
 
 MAX_TOKENS = 1_000_000_000  # a count beyond this is a vendor's mistake, not a bill
 
+_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 # Where vendors and proxies other than OpenAI put the same facts.
 _CACHE_READ = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
@@ -26,6 +27,8 @@ def parse_usage(usage: object, served_as: object = None) -> Usage | None:
     if prompt is None or completion is None or not prompt + completion:
         return None
     given, spent = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    if not given and not spent and len(usage) == len(_TOTALS.intersection(usage)):
+        return Usage(input=prompt, output=completion, service_tier=service_tier(served_as))  # nothing to take apart
     reasoning = _detail(spent, "reasoning_tokens")
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning

@@ -8,6 +8,7 @@ import msgspec
 from gateway.wire.openai_chat.shapes import AnswerContent, AnswerOutline, Delta, FunctionDelta
 from gateway.wire.openai_chat.usage import parse_usage
 from gateway.wire.openai_chat.vendor_errors import answered_error
+from gateway.wire.translation import generated_texts
 from gateway.wire.types import (
     Choice,
     Completion,
@@ -75,7 +76,7 @@ def _read_content(completion: Completion, body: bytes) -> None:
         Choice(_parts(choice.message or Delta()), finish_reason(choice.finish_reason) or "stop")
         for choice in content.choices
     )
-    completion.output_chars = sum(_size(part) for choice in choices for part in choice.parts)
+    completion.generated = generated_texts(part for choice in choices for part in choice.parts)
     if completion.body is None:
         completion.choices = choices
         completion.created = content.created if type(content.created) is int else 0
@@ -97,12 +98,6 @@ def _parts(message: Delta) -> tuple[Part, ...]:
     if (legacy := message.function_call) is not None:
         parts.append(ToolCall("call_0", legacy.name or "", arguments_text(legacy.arguments)))
     return tuple(parts)
-
-
-def _size(part: Part) -> int:
-    if isinstance(part, ToolCall):
-        return len(part.name) + len(part.arguments)
-    return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
 
 
 def split_content(content: Any) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from msgspec import Raw
 from gateway.errors import InvalidRequest
 from gateway.wire.extensions import take_extensions
 from gateway.wire.openai_responses.shapes import DIALECT, RequestOutline
-from gateway.wire.types import Needs, Request
+from gateway.wire.types import Gist, Needs, Request, has_words
 from gateway.wire.validation import MAX_OUTPUT_TOKENS, body_fields, decode_or_refuse, model_or_default
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
@@ -47,6 +47,7 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> Request:
         extensions=take_extensions(fields, headers),
         affinity=_affinity(outline, fields),
         continues=outline.previous_response_id,
+        gist=_gist(outline),
     )
 
 
@@ -64,6 +65,16 @@ def _survey(outline: RequestOutline) -> tuple[set[str], int]:
             kinds.add(part.type)
             chars += len(part.text or "")
     return kinds, chars
+
+
+def _gist(outline: RequestOutline) -> Gist:
+    items = outline.input
+    if not isinstance(items, list):
+        return Gist(items, outline.instructions)
+    said = next((item.content for item in reversed(items) if item.role == "user" and has_words(item.content)), None)
+    first = items[0] if items else None
+    system = first.content if first is not None and first.role in ("system", "developer") else None
+    return Gist(said, outline.instructions or system, len(items))
 
 
 def _needs(kinds: set[str], outline: RequestOutline) -> Needs:

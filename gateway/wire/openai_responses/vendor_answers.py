@@ -10,7 +10,7 @@ from gateway.wire.openai_chat.vendor_errors import answered_error
 from gateway.wire.openai_responses.shapes import Answer, OutputItem, StreamEvent
 from gateway.wire.passed_events import EventReader
 from gateway.wire.sse import MAX_EVENT_BYTES, Framer
-from gateway.wire.translation import generated_chars
+from gateway.wire.translation import generated_texts
 from gateway.wire.types import (
     Choice,
     Chunk,
@@ -52,7 +52,7 @@ def parse_completion(body: bytes, passthrough: bool) -> Completion:
         created=answer.created_at if type(answer.created_at) is int else 0,
         body=body if passthrough else None,
         finish_reason=finish,
-        output_chars=sum(map(generated_chars, parts)),
+        generated=generated_texts(parts),
     )
 
 

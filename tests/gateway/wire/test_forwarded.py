@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
 from gateway.wire import forwarded, openai_embeddings
-from gateway.wire.types import Upload, VendorProfile
+from gateway.wire.types import Upload, Usage, VendorProfile
 
 NAMES = st.text("abcdefghij_", min_size=1, max_size=8).filter(lambda name: name != "model")
 PROFILE = VendorProfile()
@@ -132,3 +132,17 @@ def test_a_stream_of_completions_reads_the_same_however_it_is_split(cuts: list[i
     assert [chunk.usage.output for chunk in chunks if chunk.usage] == [5]
     assert parser.complete
     assert b"".join(chunk.wire or b"" for chunk in chunks) + b"data: [DONE]\n\n" == data
+
+
+@pytest.mark.parametrize(
+    ("choices", "generated"),
+    [([{"text": "one two"}, {"text": "three"}], ("one two", "three")), ([{"text": None}, "odd"], ()), (None, ())],
+)
+def test_a_completion_without_usage_is_known_by_what_it_says(choices: object, generated: tuple[str, ...]) -> None:
+    completion = forwarded.completions.parse_completion(msgspec.json.encode({"choices": choices}), passthrough=True)
+    assert (completion.usage, completion.generated) == (None, generated)
+
+
+def test_what_generates_no_text_is_not_counted_by_it() -> None:
+    completion = forwarded.moderations.parse_completion(b'{"results": []}', passthrough=True)
+    assert completion.usage == Usage(source="estimated")

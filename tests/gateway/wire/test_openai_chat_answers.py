@@ -85,7 +85,9 @@ def test_every_vendors_habits_end_in_disjoint_classes(fields: dict[str, Any], ex
         ("priority", "priority"),
         ("default", ""),
         (None, ""),
-        ("gold", ""),
+        ("ultrafast", "ultrafast"),
+        ("scale", ""),
+        ("gold", "other"),
         (7, ""),
     ],
 )
@@ -134,13 +136,13 @@ def test_a_passed_through_answer_is_read_for_accounting_only() -> None:
     assert completion.choices == ()
 
 
-def test_without_usage_the_generated_characters_are_counted() -> None:
+def test_without_usage_it_is_known_what_was_generated() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
     message = {"role": "assistant", "content": "Hello", "reasoning_content": "Hm", "tool_calls": [call]}
 
     completion = openai_chat.parse_completion(answer(message, usage=None), passthrough=True)
 
-    assert (completion.usage, completion.output_chars) == (None, 5 + 2 + 1 + 7)
+    assert (completion.usage, completion.generated) == (None, ("Hm", "Hello", '{"a":1}'))
 
 
 def test_a_translated_answer_has_canonical_choices() -> None:

@@ -30,8 +30,8 @@ MESSAGE = {
 }
 
 
-def message(tier: str) -> dict[str, Any]:
-    return MESSAGE | {"usage": {"input_tokens": 3, "output_tokens": 1, "service_tier": tier}}
+def message(tier: str, **further: str) -> dict[str, Any]:
+    return MESSAGE | {"usage": {"input_tokens": 3, "output_tokens": 1, "service_tier": tier, **further}}
 
 
 def tiers_of(chunks: list[Chunk]) -> set[str]:
@@ -51,8 +51,13 @@ WHOLE = [
     (openai_responses, RESPONSE | {"service_tier": "priority"}, "priority"),
     (openai_responses, RESPONSE | {"service_tier": "fast"}, "priority"),
     (openai_responses, RESPONSE | {"service_tier": "auto"}, ""),
+    (openai_responses, RESPONSE | {"service_tier": "ultrafast"}, "ultrafast"),
+    (openai_responses, RESPONSE | {"service_tier": "not known yet"}, "other"),
     (anthropic_messages, message("batch"), "batch"),
     (anthropic_messages, message("standard"), ""),
+    (anthropic_messages, message("priority"), ""),  # paid for in advance
+    (anthropic_messages, message("standard", speed="standard"), ""),
+    (anthropic_messages, message("standard", speed="fast"), "priority"),
 ]
 
 

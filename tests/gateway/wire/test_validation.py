@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidRequest
+from gateway.wire import anthropic_messages
 from gateway.wire.validation import decode_or_refuse
 
 
@@ -47,3 +48,12 @@ def test_the_place_of_the_decoded_part_comes_first() -> None:
 
 def test_what_fits_is_decoded() -> None:
     assert decode_or_refuse(OUTER, msgspec.Raw(b'{"items":[{"size":2}]}')).items[0].size == 2
+
+
+@pytest.mark.parametrize("role", ["x" * 100_000, "é" * 100_000])
+def test_what_a_refusal_quotes_of_a_wrong_value_is_short(role: str) -> None:
+    body = msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": [{"role": role, "content": "hi"}]})
+    with pytest.raises(InvalidRequest) as refused:
+        anthropic_messages.parse_request(body, {})
+    assert refused.value.param == "messages[0].role"
+    assert len(str(refused.value)) < 300
