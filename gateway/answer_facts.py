@@ -7,7 +7,6 @@ from typing import Any
 from msgspec import Raw
 
 from billing.admission import LONGEST_ANSWER
-from billing.pricing import to_usd
 from gateway.call import NOT_FROM_CACHE, Call, Headers
 from gateway.dispatch import Job, OpenAttempt
 from gateway.selection import Selection
@@ -56,7 +55,7 @@ def _decision_in_words(job: Job, attempt: OpenAttempt, selection: Selection | No
 
 def overhead_s(call: Call, job: Job, now: float) -> float:
     """Our own part: the time until now less the time spent waiting for vendors' first events."""
-    in_turn = sum(tried.vendor_s for tried in job.attempts if tried.purpose not in MEANWHILE)
+    in_turn = sum([tried.vendor_s for tried in job.attempts if tried.purpose not in MEANWHILE])
     return max(0.0, (call.opened or now) - call.received - in_turn)
 
 
@@ -83,9 +82,9 @@ def _json_usd(cost_pico: int | None) -> Raw | None:
 
 
 def plain_usd(cost_pico: int) -> str:
-    """Exact, without exponent and trailing zeros."""
-    text = f"{to_usd(cost_pico):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    """Of a cost, which is never negative: exact, without exponent and trailing zeros."""
+    whole, rest = divmod(cost_pico, 10**12)
+    return f"{whole}.{rest:012}".rstrip("0").rstrip(".")
 
 
 def header(value: str) -> bytes:

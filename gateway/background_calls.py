@@ -17,6 +17,7 @@ from django.conf import settings
 
 from billing.ledger import Ledger
 from billing.spool import SPOOL_FOLDER, Spool
+from gateway import observability
 from gateway.dispatch import Dispatcher, StalePolicy
 from gateway.dispatch.attempt import Purpose
 from gateway.errors import Overloaded
@@ -64,6 +65,7 @@ class BackgroundCalls:
         await self._ledger.close()
         await self._health.close()
         await self._redis.aclose()
+        observability.count_now()  # the loop may be at its end, and with it the timer that would
 
     async def ask(
         self, policy: TenantPolicy, model: str, conversation: Conversation, purpose: Purpose, for_whom: OnBehalf

@@ -7,13 +7,14 @@ our own: it collects the body within limits, runs the pipeline, and cancels it w
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import uuid_utils
 from django.conf import settings
 
 from gateway import runtime
-from gateway.call import Call, Headers, StreamedAnswer, WholeAnswer
+from gateway.call import LEAVING, Call, Headers, StreamedAnswer, WholeAnswer
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge, ShuttingDown
 from gateway.wire import anthropic_messages, forwarded, openai_chat, openai_embeddings, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
@@ -23,6 +24,7 @@ from tenants.network import client_address
 from tenants.tokens import bearer_from
 
 LARGE_BLOCK_BYTES = 64 * 1024
+_STREAM = b'"stream"'  # in every body that asks for one
 
 Body = TypeVar("Body", bytes, bytearray)
 Scope = dict[str, Any]
@@ -60,17 +62,17 @@ class ProxyConsumer:
         except GatewayError as error:  # the rest of the body may still come: nothing else is read from this connection
             await self._refuse(error, [(b"connection", b"close")])
             return
-        serving = asyncio.current_task()
-        leaving = asyncio.ensure_future(self._hang_up(call, serving))
-        silence = Silence(self, call)
+        stop_listening = self._listen(partial(_hung_up, call, asyncio.current_task()))
+        silence = Silence(self, call) if _STREAM in call.body else None
         try:
             await self._answer(call)
         except asyncio.CancelledError:
             if not call.left:  # the server is shutting down, and this took longer than its drain
                 await self._fail(call, ShuttingDown())
         finally:
-            silence.end()
-            leaving.cancel()
+            if silence is not None:
+                silence.end()
+            stop_listening()
 
     async def _call(self) -> Call:
         if self._scope["method"] != "POST":
@@ -116,12 +118,18 @@ class ProxyConsumer:
             raise RequestTooLarge(f"The request's body is larger than {settings.MAX_BODY_BYTES} bytes.")
         return body
 
-    async def _hang_up(self, call: Call, serving: "asyncio.Task[None] | None") -> None:
+    def _listen(self, hung_up: Callable[[], None]) -> Callable[[], object]:
+        """Have ``hung_up`` called if the caller hangs up, until what is returned is called."""
+        listeners = self._scope.get("extensions", {}).get(LEAVING)
+        if listeners is not None:
+            listeners.add(hung_up)
+            return partial(listeners.discard, hung_up)
+        return asyncio.ensure_future(self._disconnected(hung_up)).cancel  # a server without the extension
+
+    async def _disconnected(self, hung_up: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        call.left = True
-        if serving is not None:
-            serving.cancel()
+        hung_up()
 
     async def _answer(self, call: Call) -> None:
         try:
@@ -187,6 +195,12 @@ class ProxyConsumer:
         self._started = True
         headers.append((b"x-request-id", self._request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def _hung_up(call: Call, serving: "asyncio.Task[None] | None") -> None:
+    call.left = True
+    if serving is not None:
+        serving.cancel()
 
 
 class Silence:

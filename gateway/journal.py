@@ -4,6 +4,7 @@ nothing of what its limits held for it."""
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from msgspec import Raw
 
@@ -83,8 +84,8 @@ class Journal:
             finish_reason=outcome.finish_reason,
             fallback_used=job.fallback_used if job else False,
             attempts=len(attempts),
-            input_tokens=sum(tried.usage.total_input for tried in attempts),
-            output_tokens=sum(tried.usage.total_output for tried in attempts),
+            input_tokens=sum([tried.usage.total_input for tried in attempts]),
+            output_tokens=sum([tried.usage.total_output for tried in attempts]),
             cost_pico=_total_cost(attempts),
             latency_ms=latency_s * 1000,
             first_token_ms=None if first_token_s is None else first_token_s * 1000,
@@ -95,7 +96,7 @@ class Journal:
         )
         self._request_log.put(row)
         if outcome.selection is not None and request.operation == "chat":
-            self._decisions.put(_decision_row(row, outcome.selection))
+            self._decisions.put(partial(_decision_row, row, outcome.selection))
             if outcome.selection.judged and status == OK and not call.broke_off:
                 self._decisions.put_sample(row.tenant_id, row.id, _sample(call, request, outcome.finish_reason))
 
@@ -119,7 +120,7 @@ def _decision_row(row: RequestLogRow, selection: Selection) -> DecisionRow:
         chosen=choice.model,
         propensity=choice.propensity,
         explored=selection.explored,
-        candidates=selection.weighed,
+        candidates=selection.decision.as_data(),
         removed={name: [*why] for name, why in selection.removed.items()},
         reason=choice.reason,
         experiment_id=choice.experiment.id if choice.experiment else None,

@@ -1,13 +1,13 @@
 """Which model answers when the caller leaves the choice to us: from a request to models in order, with the reason."""
 
+import random
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import msgspec
 import numpy as np
-from msgspec import Raw
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import (
@@ -26,10 +26,10 @@ from routing.classifier import COMPLEXITIES, TASKS, PromptFacts, classify
 from routing.decision import Exploration
 from routing.facts import RunningExperiment
 from routing.features import FeatureSpace, RequestFeatures
-from routing.precedence import Choice, Keys, experiment_of, last_word
+from routing.precedence import Choice, Keys, by_engine, experiment_of, last_word
 from routing.routers import Question as RouterQuestion
 from routing.routers import Ranking, Router, candidate_of
-from routing.rules import Narrowed, llm, narrow, told
+from routing.rules import Ease, Narrowed, llm, narrow, told
 from routing.scores import Candidate
 
 STRATEGY_OF: Mapping[str, str | None] = {"auto": None, "fast": "latency", "cheap": "cost", "best": "quality"}
@@ -39,7 +39,7 @@ MOST_REMEMBERED = 10_000
 LATEST = 200  # routed requests of a tenant by which shares are counted
 _Key = TypeVar("_Key", bound=Hashable)
 _Made = TypeVar("_Made")
-_Kept = tuple[Mapping[str, Contestant], tuple[_Made, ...]]
+_Memo = dict[_Key, tuple[Mapping[str, Contestant], _Made]]
 _SPACE = FeatureSpace()
 _TOOLS_IN_FLIGHT = (b'"tool_calls"', b'"tool_use"', b'"function_call')
 _REFUSALS: Mapping[str, type[GatewayError]] = {
@@ -86,14 +86,6 @@ class Selection:
     state_version: int
     judged: bool
     judge_probability: float
-    _weighed: Raw | None = None
-
-    @property
-    def weighed(self) -> Raw:
-        """The candidates in order, with what was weighed of each, as columns in JSON."""
-        if self._weighed is None:
-            self._weighed = Raw(msgspec.json.encode(self.decision.as_data()))
-        return self._weighed
 
     @property
     def explored(self) -> bool:
@@ -101,7 +93,8 @@ class Selection:
         return self.choice.by == "experiment" or (self.decision.exploratory and self.choice.by != "ramp")
 
     def as_metadata(self) -> dict[str, Any]:
-        """What the answer says of its routing."""
+        """What the answer says of its routing: the choice, and the numbers of the engine's first two. All of them are
+        on the decision's page."""
         return {
             "strategy": self.strategy,
             "task_type": self.features.task,
@@ -110,27 +103,42 @@ class Selection:
             "reason": self.choice.reason,
             "propensity": round(self.choice.propensity, 6),
             "experiment": self.choice.experiment.name if self.choice.experiment else None,
-            "candidates": self.weighed,
-            "removed": {name: why for name, (_, why) in self.removed.items()},
+            "candidates": [one.rounded() for one in self.decision.first(2)],
+            "considered": len(self.decision.models),
+            "removed": {name: why for name, (_, why) in self.removed.items()} if self.removed else {},
         }
+
+
+class _Field(Struct):
+    """The models that one token may use, and what they are to all of its requests."""
+
+    everybody: tuple[Contestant, ...]
+    ease: Ease
+    candidates: tuple[Candidate, ...]
+
+    @classmethod
+    def of(cls, everybody: tuple[Contestant, ...]) -> "_Field":
+        return cls(everybody, Ease.of(everybody), tuple(map(candidate_of, everybody)))
 
 
 class Selector:
     def __init__(self, routers: Routers, conditions: Conditions, seed: int | None = None) -> None:
         self._routers, self._conditions = routers, conditions
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._coin = np.random.default_rng(seed), random.Random(seed)  # noqa: S311 - nobody gains by guessing
         self._latest: dict[str, deque[str]] = {}
-        self._fields: dict[tuple[str, str], _Kept[Contestant]] = {}
-        self._candidates: dict[tuple[str, str | tuple[str, ...]], _Kept[Candidate]] = {}
+        self._fields: _Memo[tuple[str, str], _Field] = {}
+        self._candidates: _Memo[tuple[str, ...], tuple[Candidate, ...]] = {}
 
     def question(self, policy: TenantPolicy, token: TokenFacts, request: Request) -> Question | None:
         """What a rule of the tenant wants a model to be asked before it can choose; mostly nothing."""
         rules = policy.routing.rules
+        if not rules:
+            return None
         place = next((place for place, rule in enumerate(rules) if rule["rule"] == llm.NAME), None)
         if place is None or rules[place]["model"] not in policy.models:
             return None
         asked = self._read(policy, request)[0]
-        field = narrow(asked, self._allowed(policy, token), rules[:place]).field
+        field = narrow(asked, self._allowed(policy, token).everybody, rules[:place]).field
         if len(field) < 2:
             return None
         options = rules[place]
@@ -144,26 +152,29 @@ class Selector:
         removed each."""
         routing, wanted = policy.routing, request.extensions
         asked, features = self._read(policy, request)
-        narrowed = self._narrow(policy, token, asked, wanted.prefer_provider, answer)
+        allowed = self._allowed(policy, token)
+        narrowed = self._narrow(policy, allowed, asked, wanted.prefer_provider, answer)
         router = self._routers.router_of(policy)
-        in_flight = bool(routing.experiments or routing.ramps) and _tools_in_flight(request)
-        keys = Keys(request_id, wanted.session_id or request.affinity, request.end_user, in_flight)
-        running = experiment_of(routing, features, narrowed.field, keys)
+        keys = running = None
+        if routing.experiments or routing.ramps:
+            sticks = wanted.session_id or request.affinity
+            keys = Keys(request_id, sticks, request.end_user, _tools_in_flight(request))
+            running = experiment_of(routing, features, narrowed.field, keys)
         probability = _judge_probability(policy, router, running, request)
-        judged = probability > 0 and bool(self._rng.random() < probability)  # before anything is decided
+        judged = probability > 0 and self._coin.random() < probability  # before anything is decided
         strategy = STRATEGY_OF[request.model] or wanted.routing_strategy
         strategy = strategy or routing.strategy_for(token.id, token.project_id)
         decision = router.decide(
             RouterQuestion(
                 features,
-                self._candidates_of(policy, token, narrowed.field),
+                self._candidates_of(policy, allowed, narrowed.field),
                 strategy,
                 _exploration(policy, request) if judged and running is None else Exploration.NONE,
                 narrowed.points,
             ),
             self._rng,
         )
-        choice = last_word(routing, running, features, decision, keys)
+        choice = by_engine(routing, decision) if keys is None else last_word(routing, running, features, decision, keys)
         if routing.rules:
             self._latest.setdefault(policy.id, deque(maxlen=LATEST)).append(choice.model)
         names = decision.models
@@ -216,56 +227,54 @@ class Selector:
         return replace(condition, share=latest.count(name) / len(latest)) if latest else condition
 
     def _narrow(
-        self, policy: TenantPolicy, token: TokenFacts, asked: Asked, preferred: str | None, answer: str | None
+        self, policy: TenantPolicy, allowed: _Field, asked: Asked, preferred: str | None, answer: str | None
     ) -> Narrowed:
         """Those who may answer; of them the preferred provider's, if there are any."""
-        narrowed = narrow(asked, self._allowed(policy, token), policy.routing.rules, answer)
+        narrowed = narrow(asked, allowed.everybody, policy.routing.rules, answer, allowed.ease)
         if not narrowed.field:
             raise _nothing_left(narrowed)
         if preferred and (kept := [one for one in narrowed.field if one.provider == preferred]):
             return Narrowed(kept, narrowed.removed, narrowed.points, narrowed.skipped)
         return narrowed
 
-    def _allowed(self, policy: TenantPolicy, token: TokenFacts) -> Sequence[Contestant]:
+    def _allowed(self, policy: TenantPolicy, token: TokenFacts) -> _Field:
         """The models this token may use. Raises ModelNotAllowed, or NoProviderConfigured where there are none."""
         contestants = policy.routing.contestants
         allowed = _remembered(
             self._fields,
             (policy.id, token.id),
             contestants,
-            lambda: (one for name, one in contestants.items() if name in token.models),
+            lambda: _Field.of(tuple(one for name, one in contestants.items() if name in token.models)),
         )
-        if not allowed:
+        if not allowed.everybody:
             if contestants:
                 raise ModelNotAllowed("This API key may use none of the models to choose from.", param="model")
             raise NoProviderConfigured("There is no chat model to choose from: none has a provider with a usable key.")
         return allowed
 
     def _candidates_of(
-        self, policy: TenantPolicy, token: TokenFacts, field: Sequence[Contestant]
-    ) -> Sequence[Candidate]:
+        self, policy: TenantPolicy, allowed: _Field, field: Sequence[Contestant]
+    ) -> tuple[Candidate, ...]:
         """The field as the engines see it: the very same object for the same field, so that they may prepare it."""
-        everybody = field is self._allowed(policy, token)  # nearly always
+        if field is allowed.everybody:  # nearly always
+            return allowed.candidates
         return _remembered(
             self._candidates,
-            (policy.id, token.id if everybody else tuple(one.name for one in field)),
+            (policy.id, *(one.name for one in field)),
             policy.routing.contestants,
-            lambda: map(candidate_of, field),
+            lambda: tuple(map(candidate_of, field)),
         )
 
 
 def _remembered(
-    known: dict[_Key, "_Kept[_Made]"],
-    key: _Key,
-    contestants: Mapping[str, Contestant],
-    make: Callable[[], Iterable[_Made]],
-) -> tuple[_Made, ...]:
+    known: "_Memo[_Key, _Made]", key: _Key, contestants: Mapping[str, Contestant], make: Callable[[], _Made]
+) -> _Made:
     """What was made of the very same contestants (prices may change without a new epoch), or is made now."""
     kept = known.get(key)
     if kept is None or kept[0] is not contestants:
         if len(known) >= MOST_REMEMBERED:
             known.clear()
-        kept = known[key] = (contestants, tuple(make()))
+        kept = known[key] = (contestants, make())
     return kept[1]
 
 

@@ -6,10 +6,9 @@
 import math
 from typing import Any, Self
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from gateway.wire.types import Request, Text
+from gateway.wire.types import Request
 from routing.reading import COMPLEXITIES, TASKS, Complexity, Task, read
 
 __all__ = ["COMPLEXITIES", "EDGE_CHARS", "TASKS", "Classification", "Complexity", "PromptFacts", "Task", "classify"]
@@ -19,21 +18,6 @@ SYSTEM_CHARS = 500
 _LONG_CHARS = 3_000  # of a prompt that comes with material, rather than with a history
 
 # --------------------------------------------------------------------------- what is looked at
-
-
-class _Turn(Struct):
-    role: str | None = None
-    type: str | None = None
-    content: Raw = Raw()
-
-
-class _Part(Struct):
-    text: str | None = None
-
-
-_TURNS = msgspec.json.Decoder(list[_Turn])
-_PARTS = msgspec.json.Decoder(str | list[_Part] | None)
-_ANYTHING = msgspec.json.Decoder()
 
 
 class PromptFacts(Struct, frozen=True):
@@ -50,16 +34,12 @@ class PromptFacts(Struct, frozen=True):
 
     @classmethod
     def of(cls, request: Request) -> Self:
-        """Read from the caller's own bytes, without translating them; what cannot be read counts as empty."""
-        try:
-            said, system, messages = _said(request)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            said, system, messages = "", "", 1
-        fields, needs = request.fields, request.needs
+        """Of what a caller asks."""
+        fields, needs, gist = request.fields, request.needs, request.gist
         return cls(
-            text=_edges(said),
-            system=system[:SYSTEM_CHARS],
-            messages=messages,
+            text=_edges(gist.question),
+            system=gist.instructions[:SYSTEM_CHARS],
+            messages=gist.turns,
             total_chars=request.input_chars,
             images=needs.vision,
             tools=needs.tools,
@@ -74,44 +54,6 @@ class PromptFacts(Struct, frozen=True):
 
 def _edges(text: str) -> str:
     return text if len(text) <= 2 * EDGE_CHARS else f"{text[:EDGE_CHARS]}\n\n{text[-EDGE_CHARS:]}"
-
-
-def _said(request: Request) -> tuple[str, str, int]:
-    """The user's last text, the beginning of the system's, and the number of turns."""
-    known = request._conversation  # noqa: SLF001 - the formats' memo
-    if known is not None:
-        turns = [(turn.role, [part.text for part in turn.parts if isinstance(part, Text)]) for turn in known.messages]
-        last = next(("\n".join(texts) for role, texts in reversed(turns) if role == "user" and texts), "")
-        return last, next(("\n".join(texts) for role, texts in turns if role == "system"), ""), len(turns)
-    fields = request.fields
-    listed = fields.get("messages", fields.get("input", fields.get("prompt")))
-    system = _text_of(fields.get("system", fields.get("instructions")))
-    if listed is None:
-        return "", system, 1
-    raw = bytes(listed)
-    if not raw.lstrip().startswith(b"[{"):
-        return _text_of(listed), system, 1
-    turns_ = _TURNS.decode(raw)
-    if not system and turns_[0].role in ("system", "developer"):
-        system = _text_of(turns_[0].content)
-    for turn in reversed(turns_):
-        if turn.role == "user" and (text := _text_of(turn.content)):
-            return text, system, len(turns_)
-    return "", system, len(turns_)
-
-
-def _text_of(content: Raw | None) -> str:
-    """The text of a message's content, in whichever of its forms."""
-    if content is None or not bytes(content):
-        return ""
-    try:
-        parts = _PARTS.decode(content)
-    except msgspec.ValidationError:
-        loose = _ANYTHING.decode(content)  # a list of strings, or parts whose text is an object
-        return "\n".join(part for part in loose if isinstance(part, str)) if isinstance(loose, list) else ""
-    if isinstance(parts, str):
-        return parts
-    return "\n".join(part.text for part in parts or () if part.text)
 
 
 # --------------------------------------------------------------------------- the verdict

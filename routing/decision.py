@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import numpy as np
 from msgspec import Struct
 
 from routing.features import RequestFeatures, Vector
-from routing.slate import Matrix, Scoring
+from routing.slate import Scoring
 
 
 class Exploration(Enum):
@@ -47,110 +46,109 @@ class Ranked(Struct, frozen=True):
         """What candidates are compared by."""
         return self.mean - self.penalty + self.points
 
+    def rounded(self) -> dict[str, Any]:
+        """For whoever reads it: numbers with six digits."""
+        return {"model": self.model} | {name: round(getattr(self, name), 6) for name in _NUMBERS}
+
 
 class Decision:
     """Candidates in the order they should be tried, why the first one is first, and the challenger of a shadow pair.
 
-    Most of it is worked out only when it is asked for: a request that is not looked at needs the names alone.
+    Most of it is worked out only when it is asked for: a request that is not looked at needs some names and numbers.
     """
 
     __slots__ = (
         "_chosen",
-        "_expected",
         "_features",
         "_odds",
-        "_order",
+        "_places",
         "_points",
         "_scores",
         "_scoring",
-        "_sorted",
-        "_table",
         "challenger",
         "challenger_propensity",
         "exploratory",
+        "models",
     )
 
     def __init__(
         self,
         scoring: Scoring,
         features: RequestFeatures,
-        expected: Matrix,
         scores: Sequence[float],
         chosen: int,
         *,
-        odds: Vector | None = None,
+        odds: Sequence[float] | None = None,
         points: Sequence[float] | None = None,
         exploratory: bool = False,
         challenger: int | None = None,
         challenger_propensity: float | None = None,
     ) -> None:
-        """``expected`` is the scoring's of these features; it, ``scores`` and the other lists are by candidate of the
-        slate. Without ``odds`` there was no chance in it."""
-        self._scoring, self._features, self._expected = scoring, features, expected
+        """``scores`` and the other lists are by candidate of the slate; ``chosen`` and ``challenger`` are numbers in
+        it. Without ``odds`` there was no chance in it."""
+        self._scoring, self._features = scoring, features
         self._scores, self._chosen = scores, chosen
         self._odds, self._points = odds, points
-        self._sorted: list[int] | None = None
-        self._table: Matrix | None = None
-        self._order: tuple[Ranked, ...] | None = None
+        names = scoring.slate.models
+        places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        if places[0] != chosen:
+            places.remove(chosen)
+            places.insert(0, chosen)
+        self._places = places
+        self.models = [names[place] for place in places]
         self.exploratory = exploratory
-        self.challenger = None if challenger is None else scoring.slate.models[challenger]
+        self.challenger = None if challenger is None else names[challenger]
         self.challenger_propensity = challenger_propensity
 
     @property
     def model(self) -> str:
         """The model that answers."""
-        return self._scoring.slate.models[self._chosen]
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """All candidates in the order they should be tried."""
-        names = self._scoring.slate.models
-        return tuple([names[place] for place in self._places])
+        return self.models[0]
 
     @property
     def propensity(self) -> float:
         """Probability with which this model was chosen for this request."""
-        return 1.0 if self._odds is None else float(self._odds[self._chosen])
+        return self._odds_of(self._chosen)
 
     @property
-    def order(self) -> tuple[Ranked, ...]:
+    def order(self) -> Sequence[Ranked]:
         """All candidates, the one that answers first, the others by score."""
-        if self._order is None:
-            points = self._points or [0.0] * len(self._scores)
-            self._order = tuple(
-                [
-                    Ranked(name, mean, sd, cost, penalty, propensity, points[place])
-                    for name, place, mean, cost, penalty, sd, propensity in zip(
-                        self.models, self._places, *self._columns().tolist(), strict=True
-                    )
-                ]
+        return self.first(len(self._places))
+
+    def first(self, count: int) -> Sequence[Ranked]:
+        """The first so many of ``order``."""
+        scoring, tokens = self._scoring, self._features.input_tokens
+        means, sds = scoring.means(self._features), scoring.sds(self._features)
+        return [
+            Ranked(
+                name,
+                means[place],
+                sds[place],
+                scoring.cost(place, tokens),
+                scoring.penalty(place, tokens),
+                self._odds_of(place),
+                self._points[place] if self._points else 0.0,
             )
-        return self._order
+            for name, place in zip(self.models[:count], self._places, strict=False)
+        ]
 
     @property
     def reason(self) -> str:
         """The decision in words."""
-        table, scores, names = self._columns(), self._scores, self.models
-        mean, cost, _, sd, propensity = table[:, 0].tolist()
-        told = f"{names[0]}: expected quality {mean:.2f} ± {sd:.2f}, {cost:.3f} USD per 1,000 requests"
+        first = self.first(1)[0]
+        expected = f"expected quality {first.mean:.2f} ± {first.sd:.2f}"
+        told = f"{first.model}: {expected}, {first.cost:.3f} USD per 1,000 requests"
         if self.exploratory:
-            return f"{told}; tried in order to learn, chosen with probability {propensity:.2f}"
-        if len(names) == 1:
+            return f"{told}; tried in order to learn, chosen with probability {first.propensity:.2f}"
+        if len(self.models) == 1:
             return f"{told}; the only candidate"
-        first, second = self._places[:2]
+        ahead = self._scores[self._places[0]] - self._scores[self._places[1]]
         beyond = "cost and latency" if self._points is None else "cost, latency and rules"
-        return f"{told}; ahead of {names[1]} by {scores[first] - scores[second]:.3f} after {beyond}"
+        return f"{told}; ahead of {self.models[1]} by {ahead:.3f} after {beyond}"
 
     def as_data(self) -> dict[str, list[Any]]:
-        """For a log row: ``model, mean, cost, penalty, sd, propensity, points`` as lists, in the order of trial.
-
-        Rounded to six digits; ``points`` only where a rule gave any.
-        """
-        data: dict[str, list[Any]] = {"model": list(self.models)}
-        data.update(zip(_COLUMNS, self._columns().round(6).tolist(), strict=True))
-        if self._points is not None:
-            data["points"] = [round(self._points[place], 6) for place in self._places]
-        return data
+        """For a log row: ``model, mean, sd, cost, penalty, propensity, points`` as lists, in the order of trial."""
+        return columns_of(self.order, with_points=self._points is not None)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Decision):
@@ -165,28 +163,16 @@ class Decision:
     def __repr__(self) -> str:
         return f"Decision({self.reason!r})"
 
-    @property
-    def _places(self) -> list[int]:
-        """Numbers of the candidates in the slate, in the order of trial."""
-        if self._sorted is None:
-            self._sorted = sorted(range(len(self._scores)), key=self._scores.__getitem__, reverse=True)
-            self._sorted.remove(self._chosen)
-            self._sorted.insert(0, self._chosen)
-        return self._sorted
-
-    def _columns(self) -> Matrix:
-        """The rows of ``_COLUMNS``, in the order of trial."""
-        if self._table is not None:
-            return self._table
-        columns = np.zeros((len(_COLUMNS), len(self._scores)))
-        columns[:3] = self._expected
-        columns[3] = self._scoring.sds(self._features)
-        if self._odds is None:
-            columns[4, self._chosen] = 1.0
-        else:
-            columns[4] = self._odds
-        self._table = columns.take(self._places, axis=1)
-        return self._table
+    def _odds_of(self, place: int) -> float:
+        return float(place == self._chosen) if self._odds is None else self._odds[place]
 
 
-_COLUMNS = ("mean", "cost", "penalty", "sd", "propensity")
+def columns_of(ranked: Sequence[Ranked], *, with_points: bool = False) -> dict[str, list[Any]]:
+    """Candidates as columns, numbers rounded to six digits; ``points`` only where a rule gave any."""
+    columns: dict[str, list[Any]] = {"model": [one.model for one in ranked]}
+    for name in _NUMBERS if with_points else _NUMBERS[:-1]:
+        columns[name] = [round(getattr(one, name), 6) for one in ranked]
+    return columns
+
+
+_NUMBERS = ("mean", "sd", "cost", "penalty", "propensity", "points")

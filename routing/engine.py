@@ -139,31 +139,30 @@ class Engine:
         """
         slate = candidates if isinstance(candidates, Slate) else self.slate(candidates)
         scoring = slate.scoring(features, taste, self.posterior.combined(), self.experience)
-        expected = scoring.expected(features)
-        scores: list[float] = (expected[0] - expected[2]).tolist()
+        means, penalties = scoring.means(features), scoring.penalties(features.input_tokens)
+        scores = [mean - penalty for mean, penalty in zip(means, penalties, strict=True)]
         if points is not None:
             scores = [score + extra for score, extra in zip(scores, points, strict=True)]
         best = scores.index(max(scores))
         if explore is Exploration.NONE or len(scores) == 1:
-            return Decision(scoring, features, expected, scores, best, points=points)
+            return Decision(scoring, features, scores, best, points=points)
         if rng is None:
             raise ValueError("exploring needs a random generator")
-        drawn = self._drawn(scoring, features, expected[0], np.array(scores), rng)
+        drawn = self._drawn(scoring, features, np.array(means), np.array(scores), rng)
         if explore is Exploration.SERVED:
             odds = self._odds(drawn)
             chosen = int(rng.choice(len(scores), p=odds))
             return Decision(
-                scoring, features, expected, scores, chosen, odds=odds, points=points, exploratory=chosen != best
+                scoring, features, scores, chosen, odds=odds.tolist(), points=points, exploratory=chosen != best
             )
         drawn[:, best] = -np.inf
         if not np.isfinite(drawn[0]).any():
-            return Decision(scoring, features, expected, scores, best, points=points)
+            return Decision(scoring, features, scores, best, points=points)
         odds = self._odds(drawn)
         picked = int(rng.choice(len(scores), p=odds))
         return Decision(
             scoring,
             features,
-            expected,
             scores,
             best,
             points=points,
@@ -176,8 +175,10 @@ class Engine:
 
         Raises ValueError without candidates; KeyError for a candidate that is not in the pool.
         """
-        if self._last_slate is None or self._last_slate.candidates != tuple(candidates):
-            self._last_slate = Slate(candidates, [self._places[one.model] for one in candidates], self.space)
+        last = self._last_slate
+        if last is not None and (last.candidates is candidates or last.candidates == tuple(candidates)):
+            return last
+        self._last_slate = Slate(candidates, [self._places[one.model] for one in candidates], self.space)
         return self._last_slate
 
     def forecast(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate]) -> tuple[Vector, Vector]:
@@ -300,7 +301,7 @@ class Engine:
         settings, text = self.settings, scoring.text_part(features)
         drawn: Vector = scoring.beliefs.draws(text, settings.draws, settings.thompson_shrink, rng)
         drawn += scores - means
-        drawn[:, scores + 1.96 * scoring.sds(features) < scores.max() - settings.hopeless_margin] = -np.inf
+        drawn[:, scores + 1.96 * np.array(scoring.sds(features)) < scores.max() - settings.hopeless_margin] = -np.inf
         return drawn
 
     @staticmethod

@@ -75,19 +75,18 @@ def last_word(
     facts: RoutingFacts, running: RunningExperiment | None, features: RequestFeatures, decision: Ranking, keys: Keys
 ) -> Choice:
     """What comes of the engine's decision."""
-    if running is None and not facts.ramps:  # nearly always
-        return _by_engine(facts, decision)
     qualified = set(decision.models)
     if running is not None and qualified.issuperset(running.design.arms):
         return _by_experiment(running.design, keys)
     for ramp in facts.ramps:
         concerned = ramp.concerns(features.task, features.complexity) and ramp.from_model in ("", decision.model)
         if concerned and ramp.to_model in qualified and ramp.to_model != decision.model:
-            return _by_ramp(ramp, _by_engine(facts, decision), keys)
-    return _by_engine(facts, decision)
+            return _by_ramp(ramp, by_engine(facts, decision), keys)
+    return by_engine(facts, decision)
 
 
-def _by_engine(facts: RoutingFacts, decision: Ranking) -> Choice:
+def by_engine(facts: RoutingFacts, decision: Ranking) -> Choice:
+    """The engine's decision as it is: nearly always nobody else has a word in it."""
     return Choice(
         decision.model,
         facts.engine,

@@ -297,6 +297,12 @@ class CellBeliefs:
         texts = np.ascontiguousarray(mean[:, texts_begin:])
         return cls(texts, mean[:, list(ones)].sum(axis=1), texts_begin, combined, models, ones)
 
+    def means(self, text: Vector) -> Vector:
+        """Expected quality, by model."""
+        expected: Vector = self.texts.dot(text)
+        expected += self.fixed
+        return expected
+
     def sds(self, text: Vector) -> Vector:
         """Standard deviation of the expected quality, by model."""
         if self._stacked is None:

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from routing.candidates import Contestant
-from routing.decision import Decision, Exploration, Ranked
+from routing.decision import Decision, Exploration, Ranked, columns_of
 from routing.ema import EmaSettings, MovingAverages
 from routing.engine import UNKNOWN_QUALITY, Engine
 from routing.facts import RoutingFacts
@@ -41,6 +41,8 @@ class Ranking(Protocol):
 
     @property
     def order(self) -> Sequence[Ranked]: ...
+
+    def first(self, count: int) -> Sequence[Ranked]: ...
 
     @property
     def reason(self) -> str: ...
@@ -83,9 +85,11 @@ class Weighed:
             return f"{told}; by chance, with probability {first.propensity:.2f}"
         return f"{told}; the only candidate" if len(self.order) == 1 else f"{told}; the best by its weights"
 
+    def first(self, count: int) -> Sequence[Ranked]:
+        return self.order[:count]
+
     def as_data(self) -> dict[str, list[Any]]:
-        columns = ("model", "mean", "sd", "cost", "penalty", "propensity")
-        return {column: [getattr(one, column) for one in self.order] for column in columns}
+        return columns_of(self.order)
 
 
 class Question(Struct, frozen=True):
@@ -124,7 +128,7 @@ class LearningRouter:
     def decide(self, question: Question, rng: np.random.Generator) -> Ranking:
         candidates = question.candidates
         decision = self._decide(question, candidates, rng)
-        if self.quality_floor is not None and decision.order[0].mean < self.quality_floor:
+        if self.quality_floor is not None and decision.first(1)[0].mean < self.quality_floor:
             good = {ranked.model for ranked in decision.order if ranked.mean >= self.quality_floor}
             if good:
                 return self._decide(question, [one for one in candidates if one.model in good], rng)

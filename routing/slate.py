@@ -1,19 +1,18 @@
 """The candidates of a request, made ready for one engine: what every request of a cell shares is worked out once.
 
-A request then costs one small product of matrices and some sums over the candidates.
+A request then costs a product of a small matrix with what its text makes of it, and some sums over the candidates.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from routing.features import FeatureSpace, RequestFeatures, Vector
 from routing.regression import CellBeliefs, Combined
 from routing.scores import Candidate, Experience, Taste
-
-Matrix = NDArray[np.float64]
 
 _MOST_SCORINGS = 256
 _MOST_TEXTS = 64  # of one scoring: the steps of agents come with the same text of the user, one after the other
@@ -21,56 +20,70 @@ _MOST_TEXTS = 64  # of one scoring: the steps of agents come with the same text 
 
 @dataclass(slots=True)
 class Scoring:
-    """How the candidates of a slate score for requests of one task, complexity and taste.
+    """How the candidates of a slate score for requests of one task, complexity and taste. All lists are by candidate.
 
-    Expected quality, cost and what is lost to cost and latency are all linear in (text, input tokens, 1), with the part
-    of the vector that the text makes: one product answers all three.
+    ``output_costs`` are in USD per 1,000 requests, ``latency_losses`` in points of quality. What a text makes of the
+    expectations is remembered while its vector is; all the rest is plain arithmetic on a dozen numbers, which in a
+    busy process costs a fraction of calls into numpy: their code is out of the processor's caches by the next request.
     """
 
     slate: "Slate"
     beliefs: CellBeliefs
     taste: Taste
-    output_costs: Vector
-    log_latencies: Vector
-    _linear: Matrix = field(init=False, repr=False)
-    _sds: dict[int, tuple[Vector, Vector]] = field(
-        default_factory=dict, init=False, repr=False
-    )  # by vector, kept alive
+    output_costs: Sequence[float]
+    latency_losses: Sequence[float]
+    _lost: list[tuple[float, float]] = field(init=False, repr=False)
+    _of_texts: dict[int, "_OfText"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        texts, prices = self.beliefs.texts, self.slate.input_prices
-        weight, nothing = self.taste.cost_weight, np.zeros_like(texts)
-        lost = weight * self.output_costs + self.taste.latency_weight * self.log_latencies
-        self._linear = np.vstack(
-            [
-                np.column_stack([texts, np.zeros_like(prices), self.beliefs.fixed]),
-                np.column_stack([nothing, prices, self.output_costs]),
-                np.column_stack([nothing, weight * prices, lost]),
-            ]
-        )
+        weight = self.taste.cost_weight
+        columns = zip(self.slate.input_prices, self.output_costs, self.latency_losses, strict=True)
+        self._lost = [(weight * price, weight * output + latency) for price, output, latency in columns]
 
-    def expected(self, features: RequestFeatures) -> Matrix:
-        """By candidate (columns): quality, USD per 1,000 requests, points of quality that cost and latency take."""
-        given = np.empty(self._linear.shape[1])
-        given[:-2] = self.text_part(features)
-        given[-2] = features.input_tokens
-        given[-1] = 1.0
-        expected: Matrix = self._linear.dot(given).reshape(3, -1)
-        return expected
+    def means(self, features: RequestFeatures) -> list[float]:
+        """Expected quality."""
+        return self._of_text(features).means
+
+    def sds(self, features: RequestFeatures) -> list[float]:
+        """Standard deviation of the expected quality."""
+        known = self._of_text(features)
+        if known.sds is None:
+            known.sds = self.beliefs.sds(self.text_part(features)).tolist()
+        return known.sds
+
+    def cost(self, place: int, input_tokens: int) -> float:
+        """USD per 1,000 requests, of one candidate."""
+        return self.slate.input_prices[place] * input_tokens + self.output_costs[place]
+
+    def penalty(self, place: int, input_tokens: int) -> float:
+        """Points of quality that cost and latency take, of one candidate."""
+        per_token, rest = self._lost[place]
+        return per_token * input_tokens + rest
+
+    def penalties(self, input_tokens: int) -> list[float]:
+        """Points of quality that cost and latency take."""
+        return [per_token * input_tokens + rest for per_token, rest in self._lost]
 
     def text_part(self, features: RequestFeatures) -> Vector:
         """Length and components of the request's text."""
         return features.vector[self.beliefs.texts_begin :]
 
-    def sds(self, features: RequestFeatures) -> Vector:
-        """Standard deviation of what is expected, by candidate."""
+    def _of_text(self, features: RequestFeatures) -> "_OfText":
         vector = features.vector
-        known = self._sds.get(id(vector))
+        known = self._of_texts.get(id(vector))
         if known is None:
-            if len(self._sds) >= _MOST_TEXTS:
-                self._sds.clear()
-            known = self._sds[id(vector)] = (vector, self.beliefs.sds(self.text_part(features)))
-        return known[1]
+            if len(self._of_texts) >= _MOST_TEXTS:
+                self._of_texts.clear()
+            known = self._of_texts[id(vector)] = _OfText(vector, self.beliefs.means(self.text_part(features)).tolist())
+        return known
+
+
+class _OfText(Struct):
+    """``vector`` is kept alive, because it is known by its identity."""
+
+    vector: Vector
+    means: list[float]
+    sds: list[float] | None = None
 
 
 class Slate:
@@ -95,8 +108,8 @@ class Slate:
             raise ValueError("no candidate is left to choose from")
         self.candidates = tuple(candidates)
         self.models = tuple(one.model for one in candidates)
-        self.input_prices: Vector = np.array([one.input_price for one in candidates]) / 1_000
-        self.output_prices: Vector = np.array([one.output_price for one in candidates]) / 1_000
+        self.input_prices = [one.input_price / 1_000 for one in candidates]
+        self.output_prices = [one.output_price / 1_000 for one in candidates]
         self._places: NDArray[np.intp] = np.array(places, np.intp)
         self._space = space
         self._beliefs: dict[tuple[int, ...], CellBeliefs] = {}
@@ -128,7 +141,9 @@ class Slate:
         beliefs = self._beliefs.get(ones)
         if beliefs is None:
             beliefs = self._beliefs[ones] = CellBeliefs.of(believed, self._places, ones, self._space.rest_begins)
-        tokens = [experience.expected_output(model, features.task) for model in self.models]
-        return Scoring(
-            self, beliefs, taste, self.output_prices * np.array(tokens), experience.log_latencies(self.candidates)
-        )
+        output_costs = [
+            price * experience.expected_output(model, features.task)
+            for price, model in zip(self.output_prices, self.models, strict=True)
+        ]
+        log_latencies = experience.log_latencies(self.candidates).tolist()
+        return Scoring(self, beliefs, taste, output_costs, [taste.latency_weight * log for log in log_latencies])

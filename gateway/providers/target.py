@@ -15,7 +15,8 @@ class Target:
     and is only carried. ``profile`` is the catalogue's, merged with the model's own departures.
     ``on_disconnect`` says what a caller's hang-up does to the vendor's answer: stop it, or read it to the
     end so that its usage is known. ``context_window`` is in tokens. ``weight`` is its share among the deployments
-    of one model; 0 is used only when the others fail.
+    of one model; 0 is used only when the others fail. ``circuit`` names what fails or recovers together: one key of one
+    vendor, and one of its models.
     """
 
     provider_id: str
@@ -35,8 +36,7 @@ class Target:
     context_window: int | None = None
     max_output_tokens: int | None = None
     weight: int = 1
+    circuit: str = field(init=False)
 
-    @property
-    def circuit(self) -> str:
-        """What fails or recovers together: one key of one vendor, and one of its models."""
-        return f"{self.provider_key_id or self.provider_id}/{self.vendor_model}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "circuit", f"{self.provider_key_id or self.provider_id}/{self.vendor_model}")

@@ -101,6 +101,7 @@ class Runtime:
         await self.redis.aclose()
         await self.routers.close()
         self.policies.close()
+        observability.count_now()
 
 
 _opening: "asyncio.Task[Runtime] | None" = None
@@ -111,6 +112,8 @@ async def current() -> Runtime:
     global _opening  # noqa: PLW0603 - one per process is the point
     if _opening is None:
         _opening = asyncio.create_task(_open())
+    elif _opening.done():  # nearly always
+        return _opening.result()
     return await asyncio.shield(_opening)
 
 

@@ -7,11 +7,13 @@ list of ``{"rule": name, ...options}``; with ``"soft": true`` a rule that would 
 
 import difflib
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from msgspec import Struct
 
-from routing.candidates import NOTHING, Asked, Contestant, Rule, Verdict
+from gateway.wire.types import Needs
+from routing.candidates import NOTHING, Asked, Contestant, Rule, Verdict, all_well
 from routing.rules import (
     budget_remaining,
     capability,
@@ -51,6 +53,7 @@ RULES: Mapping[str, Rule] = {
 _ONCE = (semantic_intent.NAME, llm.NAME)  # they take time for every request
 _COMMON = ("rule", "soft")
 _NO_OPTIONS: Mapping[str, Any] = {}
+_NO_NEEDS = Needs()
 
 
 class Narrowed(Struct, frozen=True):
@@ -86,18 +89,56 @@ def check_rules(rules: Any) -> None:
             raise ValueError(f"rule {place} ({name}): there may be one of this rule only")
 
 
+class Ease(Struct, frozen=True):
+    """What a plain request must stay within for the rules that always hold to leave the whole field alone.
+
+    ``window`` and ``answer`` are the least context window and the shortest longest answer in it, in tokens;
+    ``comparable`` whether all prices are known, or none. It is what nearly every request is, so that nobody is looked
+    at one by one for it.
+    """
+
+    window: float
+    answer: float
+    comparable: bool
+
+    @classmethod
+    def of(cls, field: Sequence[Contestant]) -> "Ease":
+        """Worked out once for a field that many requests share."""
+        return cls(
+            min((one.context_window for one in field if one.context_window is not None), default=inf),
+            min((one.max_output_tokens for one in field if one.max_output_tokens is not None), default=inf),
+            len({one.input_price is None or one.output_price is None for one in field}) < 2,
+        )
+
+    def holds(self, asked: Asked) -> bool:
+        """Whether nobody of the field can be removed; False says nothing."""
+        if not self.comparable or asked.now is not all_well or asked.needs != _NO_NEEDS:
+            return False
+        given = asked.max_tokens
+        if given is not None and given > self.answer:
+            return False
+        return asked.input_tokens + (context.RESERVED_TOKENS if given is None else given) <= self.window
+
+
 def narrow(
-    asked: Asked, field: Sequence[Contestant], rules: Sequence[Mapping[str, Any]] = (), answer: str | None = None
+    asked: Asked,
+    field: Sequence[Contestant],
+    rules: Sequence[Mapping[str, Any]] = (),
+    answer: str | None = None,
+    ease: Ease | None = None,
 ) -> Narrowed:
     """Those of ``field`` who may answer. It can come out empty; ``removed`` then says why.
 
     ``answer`` is what the model said that was asked for the rule ``llm``; without one that rule is skipped. To know
-    whom to ask about, narrow by the rules before it first.
+    whom to ask about, narrow by the rules before it first. ``ease`` is the field's, where it is known.
     """
+    easy = ease is not None and ease.holds(asked)
+    if easy and not rules:
+        return Narrowed(field, {}, {}, [])
     removed: dict[str, tuple[str, str]] = {}
     points: dict[str, float] = {}
     skipped: list[tuple[str, str]] = []
-    for rule in ALWAYS:
+    for rule in () if easy else ALWAYS:
         verdict = rule.apply(asked, field, _NO_OPTIONS)
         if verdict is not NOTHING:
             field = _remaining(field, rule.NAME, verdict, removed)

@@ -130,7 +130,7 @@ def test_auto_answers_and_says_why(gateway, database) -> None:
     assert meta["model"] in ("small", "large")
     assert (routing["strategy"], routing["task_type"], routing["propensity"]) == ("balanced", "coding", 1.0)
     assert routing["reason"].startswith(f"{meta['model']}: expected quality")
-    assert sorted(routing["candidates"]["model"]) == ["large", "small"]
+    assert sorted(one["model"] for one in routing["candidates"]) == ["large", "small"]
     row = decision(database, meta["request_id"])
     assert (row["chosen"], row["model_name"], row["engine"], row["status"]) == (
         meta["model"],
@@ -222,7 +222,7 @@ def test_the_next_candidate_answers_when_the_firsts_vendor_is_down(gateway, data
     with sdk(gateway, "halting") as client:
         meta = told(client.chat.completions.create(**CHEAP))
     assert (meta["model"], meta["fallback_used"]) == ("second", True)
-    assert meta["routing"]["candidates"]["model"] == ["first", "second"]
+    assert [one["model"] for one in meta["routing"]["candidates"]] == ["first", "second"]
     assert {attempt["model"] for attempt in meta["attempts"]} == {"first", "second"}
     row = decision(database, meta["request_id"])
     assert (row["chosen"], row["model_name"]) == ("first", "second")

@@ -8,8 +8,8 @@ from django.core.management import CommandError, call_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.errors import InvalidRequest
 from gateway.wire import anthropic_messages, openai_chat, openai_responses
-from gateway.wire.types import Conversation, Message, Text
 from routing.classifier import COMPLEXITIES, EDGE_CHARS, TASKS, PromptFacts, classify
 from routing.labelled import evaluate, read_sample
 
@@ -121,6 +121,15 @@ def test_facts_hold_the_last_thing_the_user_said():
     assert facts.total_chars == len("Be brief." + "first" + "answer" + "second" + "third")
 
 
+def test_facts_are_the_same_however_the_body_is_laid_out():
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Say hello."}]}
+    compact, laid_out = (PromptFacts.of(openai_chat.parse_request(text.encode(), {})) for text in (
+        json.dumps(body, separators=(",", ":")), json.dumps(body, indent=4),
+    ))  # fmt: skip
+    assert laid_out.text == compact.text == "Say hello."
+    assert laid_out.messages == 1
+
+
 def test_a_tool_result_in_between_does_not_hide_the_user():
     facts = chat(
         {"role": "user", "content": "What is the weather?"},
@@ -175,13 +184,6 @@ def test_facts_of_a_responses_request(given_input):
     assert (facts.text, facts.system) == ("Solve it", "Be brief.")
 
 
-def test_a_request_that_no_caller_sent_is_read_from_its_conversation():
-    request = openai_chat.parse_request(b'{"model":"auto","messages":[{"role":"user","content":"one"}]}', {})
-    request.fields = {}
-    request._conversation = Conversation(messages=(Message("user", (Text("two"),)),))
-    assert PromptFacts.of(request).text == "two"
-
-
 def test_a_long_text_is_cut_to_its_edges():
     facts = chat({"role": "user", "content": "a" * 50_000 + "b" * 50_000})
     assert len(facts.text) <= 2 * EDGE_CHARS + 2
@@ -208,13 +210,14 @@ def test_any_text_gets_the_same_valid_verdict_every_time(text, total, images, sc
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_whatever_a_message_holds_facts_are_made(content):
-    request = openai_chat.parse_request(b'{"model":"auto","messages":[{"role":"user","content":"x"}]}', {})
-    for field in ("messages", "input", "prompt", "system"):
-        request.fields = {field: json.dumps(content).encode()}
+def test_whatever_a_message_holds_it_is_refused_or_facts_are_made(content):
+    body = {"model": "auto", "messages": [{"role": "user", "content": content}], "input": content, "system": content}
+    for dialect in (openai_chat, anthropic_messages, openai_responses):
+        try:
+            request = dialect.parse_request(json.dumps(body | {"max_tokens": 9}).encode(), {})
+        except InvalidRequest:
+            continue
         classify(PromptFacts.of(request))
-    request.fields = {"messages": json.dumps([{"role": "user", "content": content}]).encode()}
-    classify(PromptFacts.of(request))
 
 
 @pytest.mark.parametrize(

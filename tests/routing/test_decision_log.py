@@ -57,6 +57,10 @@ def row(**changes: Any) -> DecisionRow:
     return DecisionRow(**(facts | changes))
 
 
+def put(writer: DecisionWriter, made: DecisionRow) -> None:
+    writer.put(lambda: made)
+
+
 @pytest.fixture
 async def writer(fresh_database: Database) -> AsyncIterator[DecisionWriter]:
     opened = DecisionWriter(fresh_database.url, settings.MASTER_KEYS)
@@ -77,7 +81,7 @@ def tenant_id(real_commits: Database) -> str:
 
 async def test_a_decision_is_written_with_all_its_facts(writer: DecisionWriter, fresh_database: Database) -> None:
     given = row()
-    writer.put(given)
+    put(writer, given)
     await writer.close()
     columns = (
         "chosen, propensity, explored, candidates, removed, experiment_id::text, arm, unit, cost_usd::text, vector"
@@ -92,7 +96,7 @@ async def test_a_decision_is_written_with_all_its_facts(writer: DecisionWriter, 
 
 async def test_what_is_not_known_stays_empty(writer: DecisionWriter, fresh_database: Database) -> None:
     nothing = {"experiment_id": None, "arm": None, "unit": None, "challenger": None, "cost_pico": None}
-    writer.put(row(**nothing))
+    put(writer, row(**nothing))
     await writer.close()
     assert stored(fresh_database, "experiment_id, arm, unit, challenger, cost_usd") == [(None, "", "", "", None)]
 
@@ -100,7 +104,7 @@ async def test_what_is_not_known_stays_empty(writer: DecisionWriter, fresh_datab
 async def test_the_same_request_is_written_once(writer: DecisionWriter, fresh_database: Database) -> None:
     first = row()
     for again in (first, row(request_id=first.request_id, chosen="large")):
-        writer.put(again)
+        put(writer, again)
     await writer.close()
     assert stored(fresh_database, "chosen") == [("small",)]
 
@@ -108,9 +112,9 @@ async def test_the_same_request_is_written_once(writer: DecisionWriter, fresh_da
 async def test_a_row_that_is_refused_takes_no_other_with_it(
     writer: DecisionWriter, fresh_database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer.put(row())
-    writer.put(row(strategy="much longer than a strategy may be"))
-    writer.put(row(end_user="u\x00" * 300, reason="r" * 900, finish_reason="f" * 90))
+    put(writer, row())
+    put(writer, row(strategy="much longer than a strategy may be"))
+    put(writer, row(end_user="u\x00" * 300, reason="r" * 900, finish_reason="f" * 90))
     await writer.close()
     lengths = stored(fresh_database, "length(end_user), length(reason), length(finish_reason)")
     assert lengths == [(3, 27, 4), (200, 500, 24)]
@@ -123,7 +127,7 @@ async def test_without_room_decisions_are_dropped_and_counted(
     monkeypatch.setattr(decision_log, "CAPACITY", 3)
     writer = DecisionWriter(fresh_database.url, settings.MASTER_KEYS)
     for _ in range(5):
-        writer.put(row())
+        put(writer, row())
     assert writer.dropped == 2
     await writer.close()
     assert len(stored(fresh_database, "1")) == 3
@@ -162,6 +166,6 @@ async def test_an_answer_that_is_too_long_is_not_handed_over(
 
 async def test_a_database_that_is_away_is_in_nobodys_way() -> None:
     writer = DecisionWriter("postgresql://nobody@127.0.0.1:9/nowhere", settings.MASTER_KEYS)
-    writer.put(row())
+    put(writer, row())
     writer.put_sample(str(new_id()), str(new_id()), SAMPLE)
     await writer.close(drain_s=0.2)

@@ -91,7 +91,7 @@ def test_a_slate_that_is_kept_decides_like_a_new_one_and_follows_what_is_learned
 def test_points_of_rules_are_added_to_the_scores():
     engine = a_taught_engine()
     decision = engine.decide(request(), CANDIDATES, taste=Taste(), points=[1.0, 0.0, 0.0])
-    assert decision.models == ("small", "large", "middle")
+    assert decision.models == ["small", "large", "middle"]
     assert decision.order[0].score == pytest.approx(decision.order[0].mean + 1.0)
     assert decision.as_data()["points"] == [1.0, 0.0, 0.0]
     assert "rules" in decision.reason
@@ -104,8 +104,9 @@ def test_the_data_of_a_decision_are_its_candidates_in_order():
         request(), CANDIDATES, taste=Taste(0.01), explore=Exploration.SERVED, rng=np.random.default_rng(3)
     )
     data = decision.as_data()
-    assert tuple(data["model"]) == decision.models == tuple(one.model for one in decision.order)
-    assert list(data) == ["model", "mean", "cost", "penalty", "sd", "propensity"]
+    assert data["model"] == decision.models == [one.model for one in decision.order]
+    assert list(data) == ["model", "mean", "sd", "cost", "penalty", "propensity"]
+    assert list(decision.first(2)) == list(decision.order)[:2]
     for column in list(data)[1:]:
         assert data[column] == pytest.approx([getattr(one, column) for one in decision.order], abs=1e-6)
     assert len(msgspec.json.encode(data)) < 400

@@ -1,18 +1,21 @@
 """The rules about what a candidate is and can: each at its edges."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.models import CAPABILITIES
 from gateway.policy import _NEEDS
 from gateway.wire.types import Needs
-from routing.candidates import NOTHING, WELL, Asked, Condition, Contestant
-from routing.rules import capability, context, health, price
+from routing.candidates import NOTHING, WELL, Asked, Condition, Contestant, all_well
+from routing.rules import Ease, capability, context, health, narrow, price
 
 
-def asked(now: dict[str, Condition] | None = None, **known: object) -> Asked:
+def asked(now: dict[str, Condition] | None = None, *, well: bool = False, **known: object) -> Asked:
     conditions = now or {}
     plain = {"task": "qa", "complexity": "simple", "confidence": 0.9, "needs": Needs(), "input_tokens": 100}
-    return Asked(**plain | {"max_tokens": None, "text": ""} | known, now=lambda name: conditions.get(name, WELL))
+    tells = all_well if well else lambda name: conditions.get(name, WELL)
+    return Asked(**plain | {"max_tokens": None, "text": ""} | known, now=tells)
 
 
 def test_who_lacks_what_a_request_needs_is_removed_and_all_that_is_missing_is_named():
@@ -143,3 +146,33 @@ def test_an_unknown_price_counts_only_where_all_are_unknown():
     assert price.apply(asked(), (known,), {}) is NOTHING
     with pytest.raises(ValueError, match="it takes none"):
         price.check({"most": 3})
+
+
+SIZES = st.none() | st.sampled_from([1_000, 2_000, 4_000])
+PRICES = st.none() | st.just(0.5)
+FIELDS = st.lists(
+    st.builds(
+        Contestant,
+        name=st.uuids().map(str),
+        input_price=PRICES,
+        output_price=PRICES,
+        context_window=SIZES,
+        max_output_tokens=SIZES,
+        capabilities=st.sampled_from([frozenset(), frozenset({"tools"})]),
+    ),
+    min_size=1,
+    max_size=4,
+).map(tuple)
+
+
+@given(FIELDS, st.sampled_from([10, 976, 977, 1_000, 3_000]), SIZES | st.just(1_001), st.booleans(), st.booleans())
+def test_a_field_that_is_not_looked_at_one_by_one_comes_out_as_if_it_were(field, prompt, answer, tools, well):
+    request = asked(well=well, needs=Needs(tools=tools), input_tokens=prompt, max_tokens=answer)
+    assert narrow(request, field, ease=Ease.of(field)) == narrow(request, field)
+
+
+def test_a_field_of_which_nobody_can_be_removed_is_the_very_same_object():
+    field = (Contestant("one", context_window=8_000), Contestant("other"))
+    request = asked(well=True)
+    assert Ease.of(field).holds(request)
+    assert narrow(request, field, ease=Ease.of(field)).field is field
