@@ -1,18 +1,10 @@
 """A tenant to charge, and a PostgreSQL server of our own that tests may stop and hang."""
 
-import os
-import shlex
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 import uuid_utils
@@ -20,9 +12,9 @@ from psycopg import sql
 
 from billing.ledger import Ledger, NewAttempt, NewSettlement
 from gateway.wire.types import Usage
+from tests.e2e import own_postgres
+from tests.e2e.own_postgres import OwnPostgres
 from tests.provision import Database
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def new_id() -> str:
@@ -138,70 +130,12 @@ async def ledger(charged: Charged) -> AsyncIterator[Ledger]:
     await opened.close()
 
 
-class PostgresServer:
-    """A migrated server process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._data = folder / "postgres"
-        self._process: subprocess.Popen[bytes] | None = None
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
-        }
-        migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0", "--skip-checks"]
-        subprocess.run(migrate, cwd=ROOT, env={**environment, "DATA_DIR": str(folder)}, check=True)
-        # `manage.py` has stopped it again on leaving; from here on it is ours.
-        self._command = shlex.split((self._data / "postmaster.opts").read_text())
-        self.url = f"postgresql://pointsman_system@/pointsman?host={self._data}"
-        self.start()
-
-    def start(self) -> None:
-        owner = self._data.stat().st_uid
-        self._process = subprocess.Popen(
-            self._command, user=owner, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                psycopg.connect(self.url, connect_timeout=2).close()
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, "PostgreSQL did not start"
-                time.sleep(0.05)
-            else:
-                return
-
-    def stop(self) -> None:
-        """At once, as a crash would."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(10)
-
-    def hang(self) -> None:
-        for process in self._processes():
-            process.suspend()
-
-    def resume(self) -> None:
-        for process in self._processes():
-            process.resume()
-
-    def _processes(self) -> list[psutil.Process]:
-        assert self._process is not None
-        postmaster = psutil.Process(self._process.pid)
-        return [postmaster, *postmaster.children()]
-
-
 @pytest.fixture(scope="session")
-def own_server() -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:  # short: a socket's path has 108 bytes at most
-        Path(folder).chmod(0o755)  # the server runs as a user of its own
-        server = PostgresServer(Path(folder))
-        try:
-            yield server
-        finally:
-            server.stop()
+def own_server() -> Iterator[OwnPostgres]:
+    with own_postgres.running() as server:
+        yield server
 
 
 @pytest.fixture
-def breakable(own_server: PostgresServer) -> Callable[[], Charged]:
-    return lambda: make_charged(own_server.url)
+def breakable(own_server: OwnPostgres) -> Callable[[], Charged]:
+    return lambda: make_charged(own_server.database.url)

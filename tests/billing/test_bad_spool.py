@@ -13,8 +13,9 @@ from billing.ledger import ADMITTED, Ledger
 from billing.pricing import to_usd
 from billing.spool import Spool
 from gateway.errors import LedgerUnavailable
+from tests.e2e.own_postgres import OwnPostgres
 
-from .conftest import Charged, PostgresServer, new_id
+from .conftest import Charged, new_id
 from .test_ledger import until
 
 SETTLED = "SELECT cost_usd FROM billing_settlement WHERE attempt_id = %s"
@@ -80,7 +81,7 @@ async def test_a_spool_that_cannot_be_emptied_holds_up_nothing(opened: Ledger, c
 
 
 async def test_what_neither_postgresql_nor_the_disk_takes_stays_in_memory_and_nothing_is_admitted(
-    own_server: PostgresServer, breakable: Callable[[], Charged], in_the_way: Path
+    own_server: OwnPostgres, breakable: Callable[[], Charged], in_the_way: Path
 ) -> None:
     charged = breakable()
     ledger = Ledger(charged.database_url, new_id(), "host:42", Spool(in_the_way, "p"))

@@ -7,9 +7,8 @@ import pytest
 
 from billing.groupcommit import GroupCommit, PostgresWriter, Unreachable, WriteBehind, json_rows
 from gateway.errors import LedgerUnavailable
+from tests.e2e.own_postgres import OwnPostgres
 from tests.provision import Database
-
-from .conftest import PostgresServer
 
 
 class Writes:
@@ -276,8 +275,10 @@ async def test_missing_server_is_unreachable_within_the_time_given() -> None:
     assert time.monotonic() - began < 0.6
 
 
-async def test_restarting_server_costs_a_pause_only(own_server: PostgresServer) -> None:
-    writer = PostgresWriter(own_server.url, "test", timeout_s=20)  # recovery takes seconds where the disk is busy
+async def test_restarting_server_costs_a_pause_only(own_server: OwnPostgres) -> None:
+    writer = PostgresWriter(
+        own_server.database.url, "test", timeout_s=20
+    )  # recovery takes seconds where the disk is busy
     await writer.run("SELECT 1")
     await asyncio.to_thread(own_server.stop)
     waiting = asyncio.create_task(writer.run("SELECT 2"))

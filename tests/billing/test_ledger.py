@@ -11,8 +11,9 @@ from billing.ledger import ADMITTED, STALE, Ledger
 from billing.pricing import to_usd
 from gateway.errors import LedgerUnavailable
 from gateway.wire.types import Usage
+from tests.e2e.own_postgres import OwnPostgres
 
-from .conftest import Charged, PostgresServer, new_id
+from .conftest import Charged, new_id
 
 
 def attempts(charged: Charged) -> int:
@@ -249,7 +250,7 @@ async def test_admitted_attempt_is_not_withdrawn(ledger: Ledger, charged: Charge
 
 
 async def test_stopped_server_refuses_within_two_seconds_and_recovers(
-    own_server: PostgresServer, breakable: Callable[[], Charged]
+    own_server: OwnPostgres, breakable: Callable[[], Charged]
 ) -> None:
     charged = breakable()
     opened = Ledger(charged.database_url, new_id(), "host:42")
@@ -279,7 +280,7 @@ async def test_stopped_server_refuses_within_two_seconds_and_recovers(
 
 
 async def test_hung_server_refuses_within_two_seconds_and_what_it_still_commits_is_settled(
-    own_server: PostgresServer, breakable: Callable[[], Charged]
+    own_server: OwnPostgres, breakable: Callable[[], Charged]
 ) -> None:
     charged = breakable()
     opened = Ledger(charged.database_url, new_id(), "host:42")
@@ -309,7 +310,7 @@ async def test_hung_server_refuses_within_two_seconds_and_what_it_still_commits_
 
 
 async def test_process_that_starts_before_its_database_registers_with_its_first_admission(
-    own_server: PostgresServer, breakable: Callable[[], Charged]
+    own_server: OwnPostgres, breakable: Callable[[], Charged]
 ) -> None:
     charged = breakable()
     attempt = charged.attempt()

@@ -14,6 +14,7 @@ import httpx
 
 from tests.e2e.warm_commands import WarmCommands
 from tests.provision import ROOT, Database
+from tests.warm_python import Started, warm_python
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -23,14 +24,17 @@ COMMAND_TIMEOUT_S = 60.0
 class GatewayProcess:
     """``with GatewayProcess(database, folder) as gateway``: serves until the block ends.
 
+    ``cold=True`` starts Python anew for it, for tests that look at the process itself: its memory, say.
+
     Attributes:
         url: the address without a path (OpenAI clients: ``url + "/v1"``).
         environment: what every command line that works on this gateway's data is started with.
     """
 
-    def __init__(self, database: Database, folder: Path, **settings: str) -> None:
+    def __init__(self, database: Database, folder: Path, *, cold: bool = False, **settings: str) -> None:
         self.port = _free_port()
         self._folder = folder
+        self._cold = cold
         self.environment = {
             **os.environ,
             **database.environment(),
@@ -42,7 +46,7 @@ class GatewayProcess:
             "PORT": str(self.port),
             **settings,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Started | None = None
         self._commands = WarmCommands(self.environment)
 
     @property
@@ -88,14 +92,17 @@ class GatewayProcess:
             time.sleep(0.05)
 
     def start(self) -> None:
-        log = (self._folder / "server.log").open("ab")
-        command = [
-            sys.executable, "-m", "uvicorn", "gateway.asgi:application", "--host", "127.0.0.1", "--port", str(self.port),
-            "--loop", "uvloop", "--http", "gateway.connections:CallerConnection", "--lifespan", "on", "--no-proxy-headers", "--no-access-log",
-            "--log-level", "warning", "--timeout-graceful-shutdown", "5",
+        arguments = [
+            "gateway.asgi:application", "--host", "127.0.0.1", "--port", str(self.port), "--loop", "uvloop",
+            "--http", "gateway.connections:CallerConnection", "--lifespan", "on", "--no-proxy-headers",
+            "--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "5",
         ]  # fmt: skip
-        self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
-        log.close()
+        with (self._folder / "server.log").open("ab") as log:
+            if self._cold:
+                command = [sys.executable, "-m", "uvicorn", *arguments]
+                self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            else:
+                self._process = warm_python.start("uvicorn", arguments, environment=self.environment, out=log, err=log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:

@@ -68,6 +68,7 @@ def gateway(
     running = GatewayProcess(
         database,
         tmp_path_factory.mktemp("memory"),
+        cold=True,
         STALLED_WRITE_S=str(STALLED_WRITE_S),
         MAX_BODY_BYTES=str(MAX_BODY_BYTES),
     )

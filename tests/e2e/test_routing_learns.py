@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
-import httpx
+import aiohttp
 import psycopg
 import pytest
 
@@ -68,15 +68,16 @@ async def ask(gateway: GatewayProcess, numbers: range) -> list[dict[str, Any]]:
     tasks, told = list(QUESTIONS), []
     limit = asyncio.Semaphore(16)
     headers = {"authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as client:
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(gateway.url, headers=headers, timeout=timeout) as client:
 
         async def one(number: int) -> None:
             task = tasks[number % len(tasks)]
             asked = [{"role": "user", "content": QUESTIONS[task].format(number=number)}]
-            async with limit:
-                answer = await client.post("/v1/chat/completions", json={"model": "auto", "messages": asked})
-            assert answer.status_code == 200, answer.text
-            meta = answer.json()["x-gateway"]
+            body = {"model": "auto", "messages": asked}
+            async with limit, client.post("/v1/chat/completions", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                meta = (await answer.json())["x-gateway"]
             told.append({"task": task, "model": meta["model"], **meta["routing"]})
 
         await asyncio.gather(*(one(number) for number in numbers))

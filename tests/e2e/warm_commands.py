@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import django
 
-from tests.provision import ROOT
+from tests.warm_python import Started, warm_python
 
 STOP_TIMEOUT_S = 10.0
 _LONGEST_CALL = 1 << 16  # bytes
@@ -62,16 +63,15 @@ class WarmCommands:
         with self._starting:
             if self._calls is None:
                 self._calls, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                command = [sys.executable, "-W", "ignore", "-m", "tests.e2e.warm_commands", str(theirs.fileno())]
                 with theirs:
-                    process = subprocess.Popen(
-                        command, cwd=ROOT, env=self._environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                    process = warm_python.start(
+                        "tests.e2e.warm_commands", (), environment=self._environment, out=1, err=2, stdin=theirs
                     )
                 self._end = weakref.finalize(self, _end, self._calls, process)
             return self._calls
 
 
-def _end(calls: socket.socket, process: subprocess.Popen[bytes]) -> None:
+def _end(calls: socket.socket, process: Started) -> None:
     calls.close()
     process.wait(STOP_TIMEOUT_S)
 
@@ -131,5 +131,9 @@ def load() -> None:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # as with `python -W ignore`
+    calls_ = socket.socket(fileno=os.dup(0))
+    with open(os.devnull) as nothing:  # noqa: PTH123 - a device
+        os.dup2(nothing.fileno(), 0)
     load()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(calls_)

@@ -25,8 +25,8 @@ from tenants.crypto import generate_key
 from tenants.models import Tenant
 from tests.gateway.test_apply import ACME_TOKEN, EXAMPLE
 from tests.provision import Database
+from tests.warm_python import warm_python
 
-ROOT = Path(__file__).resolve().parents[2]
 ACTOR = Actor(label="test")
 
 
@@ -250,15 +250,8 @@ def test_keys_from_the_environment_are_rotated_by_the_operator(settings: Setting
 
 
 def manage(database: Database, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | database.environment() | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    whole = os.environ | database.environment() | environment
+    return warm_python.run("manage", arguments, environment=whole, timeout_s=60)
 
 
 def test_the_documented_example_is_applied_from_a_shell(fresh_database: Database, tmp_path: Path) -> None:
