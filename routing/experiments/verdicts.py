@@ -103,6 +103,8 @@ def _guarded(experiment: Experiment, broken: Sequence[Sequence[Breach]]) -> str:
 
 def _told(experiment: Experiment, place: int, standing: Standing) -> str:
     control, tested = experiment.arms[0], experiment.arms[place + 1]
+    if not standing.pairs:
+        return f"no judged answers of {tested} to hold against those of {control} yet"
     found = f"by {standing.estimate:+.3f} ({standing.low:+.3f} to {standing.high:+.3f}) over {standing.pairs} pairs"
     if standing.verdict is Verdict.NONE_YET:
         return f"{tested} differs from {control} {found}: not decided"

@@ -1,5 +1,6 @@
 """The whole of a lab run: contenders x orders, and one row of figures for each contender."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,8 +56,9 @@ class Run:
 
     def figures(self, tell: Callable[[str], object] = str) -> list[Figures]:
         """Replay every engine on every order. Raises ValueError for an engine or a prior that does not exist."""
-        if unknown := [name for name in self.engines if name not in ENGINES]:
-            raise ValueError(f"no engine {', '.join(unknown)}; there are {', '.join(ENGINES)}")
+        unknown = [name for name in self.engines if name not in ENGINES]
+        if unknown or not self.engines:
+            raise ValueError(f"no engine {', '.join(unknown) or 'is named'}; there are {', '.join(ENGINES)}")
         self._published(self.table, np.random.default_rng(0))
         outcomes: dict[str, list[Outcome]] = {name: [] for name in self.engines}
         bests: list[Matrix] = []
@@ -102,7 +104,7 @@ class Run:
             sd = float(spread)
         except ValueError:
             sd = -1.0
-        if kind != "noise" or sd < 0:
+        if kind != "noise" or not 0 <= sd < math.inf:
             raise ValueError(f"prior {self.prior!r} is none of none, flat, noise:SD")
         means = table.quality.mean(axis=0) + rng.normal(0.0, sd, len(table.models))
         return dict(zip(table.models, (float(mean) for mean in means), strict=True))

@@ -12,6 +12,7 @@ from routing.lab.table import Matrix, Table
 CHECKPOINTS = (50, 200, 800)
 QUALITY_SHARES = (95, 99, 100)
 _MOST_FURTHER_PASSES = 40
+_SMALL = 1e-9
 _COST_WEIGHTS = [0.0, *(float(weight) for weight in np.geomspace(1e-4, 1.0, 40))]
 
 
@@ -152,14 +153,19 @@ def _serve(
 
 
 def _recovered(stream: Stream, contender: Contender) -> float:
-    """How far today's policy has come from the cheapest to the best single model (1), over the whole table."""
+    """How far today's policy has come from the cheapest to the best single model (1), over the whole table.
+
+    Where the cheapest is the best: 1, or 0 if the policy does worse.
+    """
     utility = stream.table.utility(stream.conditions.cost_weight)
     table, weights = stream.table, [stream.conditions.cost_weight]
     policy = contender.policies(table.requests, table.candidates, weights)[0]
     means = utility.mean(axis=0)
     way = float(means[stream.best] - means[stream.cheapest])
-    now = float(utility[np.arange(len(utility)), policy].mean())
-    return (now - float(means[stream.cheapest])) / way if way > 0 else 1.0
+    gained = float(utility[np.arange(len(utility)), policy].mean()) - float(means[stream.cheapest])
+    if way > 0:
+        return gained / way
+    return float(gained > -_SMALL)
 
 
 def _cost_at(stream: Stream, contender: Contender) -> dict[int, float]:

@@ -18,8 +18,12 @@ def report_lines(run: Run, figures: Sequence[Figures]) -> list[str]:
     rows = [heads, *(_cells(row) for row in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     heading = f"{len(run.table)} prompts x {len(run.table.models)} models, lambda {conditions.cost_weight}"
+    pool = f"models: {', '.join(run.table.models)}"
+    if run.table.left_out:
+        pool += f"; {run.table.left_out} rows without quality or cost of all of them are left out"
     lines = [
         f"{heading}, {conditions.judged:.0%} judged, {run.orders} orders, prior {run.prior}",
+        pool,
         "@N: share of the way from the cheapest to the best single model after N labels",
         "USD@S%: cost per 1,000 requests at S per cent of the best single model's quality",
     ]

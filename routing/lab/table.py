@@ -1,14 +1,15 @@
 """Reading a table of prompts x models.
 
-Lines of ``{task, prompt, q: {model: 0-1}, c: {model: USD}, out: {model: tokens}}``, compressed or not.
+Lines of ``{task, prompt, q: {model: 0-1}, c: {model: USD}, out: {model: tokens}}``, compressed or not. A prompt that
+was not asked of a model, or not graded, has no cell of it, or null.
 """
 
 import gzip
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -35,6 +36,8 @@ REFERENCE_POOL = (
     "Qwen2-7B-Instruct",
 )
 MOST_TASKS = 12
+LEAST_MODELS, LEAST_ROWS = 2, 20
+_GZIP_BEGINS = b"\x1f\x8b"
 _SHORT, _LONG = 40, 150  # words of a simple and of a complex prompt, where the table does not say
 
 
@@ -44,11 +47,15 @@ class UnusableTable(ValueError):
 
 class _Row(msgspec.Struct):
     prompt: str
-    q: dict[str, float]
-    c: dict[str, float]
-    task: str = "general"
-    complexity: str = ""
-    out: dict[str, float] = {}
+    q: dict[str, float | bool | None]
+    c: dict[str, float | None]
+    task: str | None = None
+    complexity: str | None = None
+    out: dict[str, float | None] | None = None
+
+    def has(self, model: str) -> bool:
+        """Whether both the quality and the cost of the model's answer are known."""
+        return self.q.get(model) is not None and self.c.get(model) is not None
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Table:
     quality: Matrix
     cost: Matrix
     output_tokens: Matrix
+    left_out: int = 0  # rows of the file that lack a cell of the pool
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -104,56 +112,78 @@ class Table:
 
 
 def read_table(path: Path, models: Sequence[str] = ()) -> Table:
-    """Read a table (.jsonl or .jsonl.gz) for a pool; without ``models`` the reference pool or all there are.
+    """Read a table (JSON lines, with or without gzip) for a pool.
 
-    Rows that lack a model of the pool are left out. Raises UnusableTable.
+    Without ``models`` that is the reference pool, else the models that leave most of the table. Rows that lack the
+    quality or the cost of a model of the pool are left out. Raises UnusableTable.
     """
-    rows = list(_rows(path))
-    pool = tuple(models) or _default_pool(rows)
-    known = {model for row in rows for model in row.q}
+    every = list(_rows(path))
+    if not every:
+        raise UnusableTable(f"{path} is empty")
+    pool = tuple(dict.fromkeys(models)) or _default_pool(every)
+    known = {model for row in every for model in row.q}
     if missing := [model for model in pool if model not in known]:
         raise UnusableTable(f"{path} knows no model {', '.join(missing)}; it knows {', '.join(sorted(known))}")
-    rows = [row for row in rows if all(model in row.q and model in row.c for model in pool)]
-    if len(pool) < 2 or len(rows) < 20:
+    rows = [row for row in every if all(row.has(model) for model in pool)]
+    if len(pool) < LEAST_MODELS or len(rows) < LEAST_ROWS:
         raise UnusableTable(
-            f"{path} has {len(rows)} rows with all of {len(pool)} models; 20 rows and 2 models are needed"
+            f"{path} has {len(known)} models; {len(rows)} of its {len(every)} rows have quality and cost of each of "
+            f"{', '.join(pool) or 'any'}; at least {LEAST_MODELS} models and {LEAST_ROWS} such rows are needed"
         )
-    tasks = _short_tasks([row.task for row in rows])
+    tasks = _short_tasks([row.task or "general" for row in rows])
     space = FeatureSpace(tasks=tuple(sorted(set(tasks))))
     requests = tuple(
-        space.features(row.prompt, task, row.complexity or _complexity(row.prompt), input_tokens=_tokens(row.prompt))
+        space.features(row.prompt, task, _complexity(row), input_tokens=_tokens(row.prompt))
         for row, task in zip(rows, tasks, strict=True)
     )
     quality, cost = _matrix([row.q for row in rows], pool), _matrix([row.c for row in rows], pool)
-    out = _matrix([row.out for row in rows], pool, missing=1.0)
+    out = _outputs(rows, pool)
     inputs = np.array([request.input_tokens for request in requests], float)
     candidates = tuple(_candidate(model, inputs, out[:, i], cost[:, i]) for i, model in enumerate(pool))
-    return Table(pool, candidates, space, requests, quality, cost, out)
+    return Table(pool, candidates, space, requests, quality, cost, out, len(every) - len(rows))
 
 
 def _rows(path: Path) -> Iterator[_Row]:
     decoder = msgspec.json.Decoder(_Row)
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP_BEGINS
+        with gzip.open(path, "rb") if packed else path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _decoded(decoder, line, f"{path}, line {number}")
-    except OSError as exc:
-        raise UnusableTable(f"{path}: {exc.strerror or exc}") from None
+    except (OSError, EOFError, zlib.error) as exc:
+        raise UnusableTable(f"{path}: {getattr(exc, 'strerror', None) or str(exc).rstrip('.')}") from None
 
 
 def _decoded(decoder: "msgspec.json.Decoder[_Row]", line: bytes, where: str) -> _Row:
     try:
-        return decoder.decode(line)
-    except msgspec.DecodeError as exc:
+        row = decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise UnusableTable(f"{where}: {exc}") from None
+    if wrong := [model for model, quality in row.q.items() if quality is not None and not 0 <= quality <= 1]:
+        raise UnusableTable(f"{where}: the quality of {wrong[0]} is {row.q[wrong[0]]:g}; it must be from 0 to 1")
+    if wrong := [model for model, cost in row.c.items() if cost is not None and cost < 0]:
+        raise UnusableTable(f"{where}: the cost of {wrong[0]} is {row.c[wrong[0]]:g}; it must be 0 or more")
+    return row
 
 
 def _default_pool(rows: Sequence[_Row]) -> tuple[str, ...]:
-    shared = set.intersection(*(set(row.q) for row in rows)) if rows else set()
-    if shared.issuperset(REFERENCE_POOL):
-        return REFERENCE_POOL
-    return tuple(sorted(shared))
+    """The reference pool where its models have most rows in common; else the pool that leaves the most cells."""
+    models = sorted({model for row in rows for model in row.q})
+    if not models:
+        return ()
+    there = np.array([[row.has(model) for model in models] for row in rows])
+    if set(REFERENCE_POOL).issubset(models):
+        shared = there[:, [models.index(model) for model in REFERENCE_POOL]].all(axis=1)
+        if 2 * shared.sum() >= len(rows):
+            return REFERENCE_POOL
+    columns = sorted(range(len(models)), key=lambda column: -int(there[:, column].sum()))
+    complete = np.logical_and.accumulate(there[:, columns], axis=1).sum(axis=0)
+    sizes = np.arange(1, len(columns) + 1)
+    cells = np.where(sizes >= LEAST_MODELS, complete * sizes, 0)
+    most = len(columns) - int(cells[::-1].argmax())
+    return tuple(sorted(models[column] for column in columns[:most] if there[:, column].any()))
 
 
 def _short_tasks(tasks: list[str]) -> list[str]:
@@ -165,8 +195,10 @@ def _short_tasks(tasks: list[str]) -> list[str]:
     return tasks
 
 
-def _complexity(prompt: str) -> str:
-    words = len(prompt.split())
+def _complexity(row: _Row) -> str:
+    if row.complexity in COMPLEXITIES:
+        return row.complexity
+    words = len(row.prompt.split())
     return COMPLEXITIES[(words >= _SHORT) + (words >= _LONG)]
 
 
@@ -174,8 +206,17 @@ def _tokens(prompt: str) -> int:
     return max(1, math.ceil(max(len(prompt) / 4, 1.3 * len(prompt.split()))))
 
 
-def _matrix(cells: Iterable[dict[str, Any]], pool: Sequence[str], missing: float = 0.0) -> Matrix:
-    return np.array([[cell.get(model, missing) for model in pool] for cell in cells], float)
+def _matrix(cells: Iterable[Mapping[str, float | bool | None]], pool: Sequence[str]) -> Matrix:
+    return np.array([[cell[model] for model in pool] for cell in cells], float)
+
+
+def _outputs(rows: Sequence[_Row], pool: Sequence[str]) -> Matrix:
+    """Output tokens; where they are not told, as many as the model usually needs, or 1 if they never are."""
+    cells = np.array([[(row.out or {}).get(model) for model in pool] for row in rows], float)
+    for column in cells.T:
+        unknown = np.isnan(column)
+        column[unknown] = 1.0 if unknown.all() else np.median(column[~unknown])
+    return cells
 
 
 def _candidate(model: str, inputs: Matrix, outputs: Matrix, cost: Matrix) -> Candidate:

@@ -155,13 +155,16 @@ def test_the_page_says_where_an_experiment_stands(browser: Client, experiment: E
     ExperimentEvidence.objects.create(tenant=experiment.tenant, experiment=experiment, state=state)
     html = shown(browser, "experiment", experiment)
     assert "60 judged pairs of at most 400" in html
-    assert "Large is better: large differs from small by +0.750" in html
+    assert "large is better: large differs from small by +0.750" in html
+    assert '<td class="number">&lt; 0.001</td>' in html
     assert "<td>better</td>" in html
 
 
 def test_an_experiment_without_evidence_stands_open(browser: Client, experiment: Experiment) -> None:
     html = shown(browser, "experiment", experiment)
     assert "0 judged pairs of at most 400" in html
+    assert "no judged answers of large to hold against those of small yet" in html
+    assert "count a quarter of an hour after" in html
     assert "<td>open</td>" in html
 
 

@@ -1,6 +1,7 @@
 """``manage.py routerlab``: replay a table of prompts x models through the router's engine."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Command(BaseCommand):
             raise CommandError(f"--price-x10: {options['price_x10']} is none of {', '.join(table.models)}.")
         if not 0 <= options["judged"] <= 1 or options["orders"] < 1 or not 0 <= options["wrong_tasks"] <= 1:
             raise CommandError("--judged and --wrong-tasks are shares (0-1), --orders is at least 1.")
+        if not all(0 <= options[name] < math.inf for name in ("cost_weight", "judge_noise")):
+            raise CommandError("--lambda and --judge-noise are finite numbers, 0 or more.")
         conditions = Conditions(
             cost_weight=options["cost_weight"],
             judged=options["judged"],
