@@ -6,12 +6,17 @@ import sys
 
 # These read the code only; everything else finds the databases, or starts the embedded ones for its duration.
 WITHOUT_DATABASES = frozenset(
-    {"help", "--help", "-h", "version", "--version", "check", "collectstatic", "makemigrations", "serve"}
+    {"help", "--help", "-h", "version", "--version", "check", "collectstatic", "makemigrations", "serve", "down"}
 )
 
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
+    if sys.argv[1:] == ["down"]:  # needs no more of Django than the settings
+        from gateway import supervisor  # noqa: PLC0415 - after the environment is set
+
+        sys.stdout.write(f"{supervisor.down()}\n")
+        return
     from django.core.management import execute_from_command_line  # noqa: PLC0415 - after the environment is set
 
     from gateway import embedded, installation  # noqa: PLC0415

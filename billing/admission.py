@@ -7,9 +7,10 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from billing.budgets import BudgetFacts, PeriodClock, PromptSizes, Reservation, Spender, holding, reserve
+from billing.budgets import BudgetFacts, Period, PeriodClock, PromptSizes, Reservation, Spender, holding, reserve
 from billing.ledger import Admission
-from billing.pricing import Price, Service
+from billing.pricing import Price, Service, to_usd
+from billing.windows import span_in_words
 from gateway.errors import BudgetExceeded, GatewayError, LedgerUnavailable, QuotaExceeded
 
 LONGEST_ANSWER = 16_384  # tokens, where neither the caller nor the model's row says less
@@ -82,39 +83,79 @@ class Reserver:
 
 
 def refusal(admission: Admission, budgets: Sequence[BudgetFacts]) -> GatewayError:
-    """What a caller is told who was not admitted by a budget."""
-    period = admission.period
-    assert period is not None  # noqa: S101 - both verdicts name one
+    """What a caller is told who was not admitted by a budget. Amounts of the installation's are the operators' own."""
+    period, asked = admission.period, admission.asked
+    assert period is not None  # noqa: S101 - both verdicts name what had no room for what
+    assert asked is not None  # noqa: S101
     budget = next(known for known in budgets if known.id == period.budget_id)
     if admission.verdict == "waiting":
         return LedgerUnavailable(
             f"What is left of the budget '{budget.name}' is held by requests that still run. Try again shortly.",
             retry_after_s=1.0,
         )
-    resets_at = datetime.fromtimestamp(period.ends_at, UTC).isoformat() if period.ends_at else None
-    if budget.window.kind == "rolling":
-        resets_at = None
+    resets_at = _resets_at(admission, period, budget)
+    needed = _plain(_least_needed(asked, budget))
+    amounts = {
+        "cap": _plain(admission.cap),
+        "spent": _plain(admission.spent),
+        "left": _plain(max(admission.cap - admission.spent, Decimal(0))),
+    }
     details = {
         "budget": budget.name,
         "scope": budget.scope,
         "subject": period.subject or None,
         "metric": budget.metric,
-        "cap": _plain(admission.cap),
-        "spent": _plain(admission.spent),
+        **(amounts if budget.scope != "installation" else dict.fromkeys(amounts)),
+        "needed": needed,
         "resets_at": resets_at,
     }
-    when = f"It starts over at {resets_at}." if resets_at else ""
+    when = _when(budget, resets_at)
     if budget.is_quota:
         message = (
             f"Your plan includes {_plain(admission.cap)} {UNITS[budget.metric]} a month, and they are used up. {when}"
         )
         retry_after_s = period.ends_at - time.time() if period.ends_at else None
         return QuotaExceeded(message.strip(), retry_after_s=retry_after_s, details=details)
+    unit = UNITS[budget.metric]
+    of_cap, room = (
+        f" of {amounts['cap']} {unit}",
+        f"{amounts['spent']} spent, {amounts['left']} {unit} left of {needed}",
+    )
+    if budget.scope == "installation":
+        of_cap, room = "", f"{needed} {unit}"
     message = (
-        f"The {budget.scope} budget '{budget.name}' of {_plain(admission.cap)} {UNITS[budget.metric]} leaves no room "
-        f"for this request: {_plain(admission.spent)} are spent. {when}"
+        f"The {budget.scope} budget '{budget.name}'{of_cap} leaves no room for this request: {room} needed. {when}"
     )
     return BudgetExceeded(message.strip(), details=details)
+
+
+def _resets_at(admission: Admission, period: Period, budget: BudgetFacts) -> str | None:
+    """When some of the budget is there again, ISO 8601; None where that will not be, or is not known."""
+    at = datetime.fromtimestamp(period.ends_at, UTC) if period.ends_at else None
+    if budget.window.kind == "rolling":
+        oldest = admission.oldest_ends_at
+        at = budget.window.leaves_at(datetime.fromtimestamp(oldest, UTC)) if oldest else None
+    return at.isoformat() if at else None
+
+
+def _when(budget: BudgetFacts, resets_at: str | None) -> str:
+    if resets_at is None:
+        return ""
+    if budget.window.kind == "rolling" and budget.window.rolling_s:
+        length = span_in_words(budget.window.rolling_s)
+        return f"Of what was used within {length} the first is free again at {resets_at}."
+    return f"It starts over at {resets_at}."
+
+
+def _least_needed(asked: Reservation, budget: BudgetFacts) -> Decimal:
+    """What a request has to find in a budget, in its metric: what its prompt probably comes to, and the shortest
+    answer."""
+    shortest = min(asked.output_tokens, 1)
+    if budget.metric == "usd":
+        return to_usd(asked.likely_pico + shortest * asked.output_pico)
+    if budget.metric == "tokens":
+        return Decimal(asked.likely_tokens + shortest * asked.choices)
+    return Decimal(max(asked.requests, 1))  # a retry counts for none, and wants room for one
 
 
 def _plain(amount: Decimal) -> str:

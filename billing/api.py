@@ -27,12 +27,14 @@ from billing.spend import (
     DIMENSIONS,
     FIGURE_NAMES,
     INTERVALS,
+    Anomaly,
     Dimension,
     Figures,
     Interval,
     Latency,
     Spend,
     Value,
+    anomaly,
     spend_of_all,
     trend,
 )
@@ -43,6 +45,7 @@ from tenants.roles import Permission
 LONGEST: Final = timedelta(days=400)
 PERCENTILES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 MOST_ALERTS: Final = 200
+ANOMALY_HOURS: Final = {"hour": 1, "day": 24}
 _STARTS_A_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 # What has a row of its own: its model, and how people call it.
 _NAMED: Final[Mapping[str, tuple[str, str]]] = {
@@ -140,12 +143,17 @@ class SpendView(ViewSet):
 
     @action(detail=False, renderer_classes=[JSONRenderer])
     def trend(self, request: Request) -> Response:
-        """The running period of one tenant beside the one before, and where it leads to."""
+        """The running period of one tenant beside the one before, where it leads to, and whether its last hour and
+        its last day are unusual."""
         seen = Seen.by(request)
         if seen.tenants is None or len(seen.tenants) != 1:
             raise ValidationError({"detail": "Say which tenant: ?tenant=SLUG."})
         period = _one_of(request, "period", INTERVALS) or "month"
-        found = trend(Tenant.objects.get(pk=seen.tenants[0]), period, where=_filters(request, seen))
+        tenant, where = Tenant.objects.get(pk=seen.tenants[0]), _filters(request, seen)
+        try:
+            found = trend(tenant, period, where=where)
+        except ValueError as exc:
+            raise ValidationError({"detail": str(exc)}) from None
         return Response(
             {
                 "period": period,
@@ -157,6 +165,10 @@ class SpendView(ViewSet):
                 "delta_usd": plain_decimal(found.delta_usd),
                 "delta_ratio": None if found.delta_ratio is None else float(found.delta_ratio),
                 "projected_usd": plain_decimal(found.projected_usd),
+                "anomaly": {
+                    name: _anomaly(anomaly(tenant, hours, where=where, running=True))
+                    for name, hours in ANOMALY_HOURS.items()
+                },
             }
         )
 
@@ -175,6 +187,19 @@ class AlertsView(ViewSet):
         alerts = Seen.by(request).own(Alert.objects.all()).select_related("tenant")
         newest = alerts.order_by(F("resolved_at").desc(nulls_first=True), "-opened_at")[:MOST_ALERTS]
         return Response({"data": [_alert(alert) for alert in newest]})
+
+
+def _anomaly(found: Anomaly) -> dict[str, Any]:
+    """The flag, and what it rests on."""
+    return {
+        "is_anomalous": found.is_anomalous,
+        "since": found.since,
+        "until": found.until,
+        "spent_usd": plain_decimal(found.spent_usd),
+        "usual_usd": None if found.usual_usd is None else plain_decimal(found.usual_usd),
+        "limit_usd": None if found.limit_usd is None else plain_decimal(found.limit_usd),
+        "days": found.days,
+    }
 
 
 def describe_allowance(found: Allowance) -> dict[str, Any]:
@@ -323,4 +348,5 @@ def _cell(value: Any) -> Any:
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("spend", SpendView, basename="spend")
 router.register("budgets", BudgetsView, basename="budget")
+router.register("budget", BudgetsView, basename="budget-by-its-other-name")
 router.register("alerts", AlertsView, basename="alert")

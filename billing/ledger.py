@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Literal
@@ -107,7 +107,8 @@ class Admission(Struct, frozen=True):
     ``admitted``: its row is committed, and its answer may have ``output_tokens`` (None: no budget holds for it).
     ``stale``: the tenant changed since its policy was loaded, or is switched off. ``full``: ``period`` has no room for
     it. ``waiting``: ``period`` would have room but for what running attempts hold of it. ``cap``, ``spent`` and
-    ``held`` are then that period's, in its budget's metric.
+    ``held`` are then that period's, in its budget's metric, and ``asked`` is what it had no room for. Of a rolling
+    window ``oldest_ends_at`` is the end of the first slice in it that something was used in (seconds since 1970).
     """
 
     verdict: Verdict
@@ -116,6 +117,8 @@ class Admission(Struct, frozen=True):
     cap: Decimal = Decimal(0)
     spent: Decimal = Decimal(0)
     held: Decimal = Decimal(0)
+    asked: Reservation | None = None
+    oldest_ends_at: float | None = None
 
 
 ADMITTED = Admission("admitted")
@@ -246,7 +249,7 @@ class Ledger:
         rows, periods = _with_periods(batch)
         lines = await self._admission.run(_ADMIT, self._process_id, json_rows(rows), json_rows(periods))
         told = {line[:UUID_CHARS]: line[UUID_CHARS + 1 :] for line in lines}
-        return [_admission_of(told.get(new.id), new, periods) for new in batch]
+        return [_admission_of(told, new, periods) for new in batch]
 
     # ------------------------------------------------------------------ settlements, here or on the disk
 
@@ -393,15 +396,26 @@ def _renewed(attempt: NewAttempt, renewed: Callable[[], Reservation | None] | No
     return structs.replace(attempt, reservation=structs.replace(reservation, patient=patient))
 
 
-def _admission_of(told: str | None, new: NewAttempt, periods: Sequence[Period]) -> Admission:
-    """What :mod:`billing.schema` says of one attempt."""
-    if told is None:
+def _admission_of(told: Mapping[str, str], new: NewAttempt, periods: Sequence[Period]) -> Admission:
+    """What :mod:`billing.schema` says of one attempt, by the lines it returned."""
+    own = told.get(new.id)
+    if own is None:
         return STALE
-    verdict, *numbers = told.split(" ")
+    verdict, *numbers = own.split(" ")
     if verdict == "admitted":
         return ADMITTED if new.reservation is None else Admission("admitted", int(numbers[0]))
     number, cap, spent, held = numbers
-    return Admission(verdict, None, periods[int(number)], Decimal(cap), Decimal(spent), Decimal(held))  # type: ignore[arg-type]
+    period = periods[int(number)]
+    oldest = told.get(period.id)
+    return Admission(
+        verdict,  # type: ignore[arg-type]
+        period=period,
+        cap=Decimal(cap),
+        spent=Decimal(spent),
+        held=Decimal(held),
+        asked=new.reservation,
+        oldest_ends_at=float(oldest.split(" ")[1]) if oldest else None,
+    )
 
 
 def _refused(settlement: NewSettlement, exc: Exception) -> None:

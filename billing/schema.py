@@ -35,13 +35,15 @@ _PERIOD_RECORD = """
 #   <id> admitted <tokens its answer may have>
 #   <id> full <n of the period> <cap> <spent> <held>      there is no room, and there will be none
 #   <id> waiting <n> <cap> <spent> <held>                 what is held by others may come back
+# and, where a rolling window has no room, a line
+#   <id of the period> oldest <end of the first slice of the window that something was used in, seconds since 1970>
 _ADMIT = f"""
 CREATE OR REPLACE FUNCTION pointsman_admit(process uuid, batch json, wanted json) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
   metrics text[]; caps numeric[]; hard boolean[]; spents numeric[]; holds numeric[]; holds_before numeric[]; ids uuid[];
   a record; i int; n int; base numeric; slim numeric; each numeric; room numeric;
-  granted bigint; edge boolean; verdict text; blocked int; usd numeric; tokens bigint;
+  oldests numeric[]; granted bigint; edge boolean; verdict text; blocked int; usd numeric; tokens bigint;
   admitted uuid[] := '{{}}'; usds numeric[] := '{{}}'; token_counts bigint[] := '{{}}';
 BEGIN
   IF json_array_length(wanted) = 0 THEN
@@ -70,13 +72,16 @@ BEGIN
   SELECT array_agg(w.id ORDER BY w.n), array_agg(b.metric ORDER BY w.n), array_agg(b.cap ORDER BY w.n),
     array_agg(coalesce(b.hard AND b.enabled, false) ORDER BY w.n),
     array_agg(coalesce(p.spent, 0) + coalesce(earlier.used, 0) ORDER BY w.n),
-    array_agg(coalesce(p.held, 0) ORDER BY w.n)
-  INTO ids, metrics, caps, hard, spents, holds
+    array_agg(coalesce(p.held, 0) ORDER BY w.n),
+    array_agg(CASE WHEN w.rolling_s IS NOT NULL THEN coalesce(extract(epoch FROM earlier.oldest),
+      CASE WHEN p.spent + p.held > 0 THEN w.ends_at END) END ORDER BY w.n)
+  INTO ids, metrics, caps, hard, spents, holds, oldests
   FROM json_to_recordset(wanted) AS w({_PERIOD_RECORD})
   LEFT JOIN billing_budget b ON b.id = w.budget_id
   LEFT JOIN billing_budgetperiod p ON p.id = w.id
   LEFT JOIN LATERAL (
-    SELECT sum(e.spent + e.held) AS used FROM billing_budgetperiod e
+    SELECT sum(e.spent + e.held) AS used, min(e.ends_at) FILTER (WHERE e.spent + e.held > 0) AS oldest
+    FROM billing_budgetperiod e
     WHERE w.rolling_s IS NOT NULL AND e.budget_id = w.budget_id AND e.subject = left(w.subject, 200)
       AND e.ends_at > to_timestamp(w.starts_at - w.rolling_s) AND e.starts_at < to_timestamp(w.starts_at)
   ) AS earlier ON true;
@@ -116,6 +121,9 @@ BEGIN
     IF verdict IS NOT NULL THEN
       RETURN NEXT concat_ws(' ', a.id, verdict, blocked - 1, trim_scale(caps[blocked]), trim_scale(spents[blocked]),
         trim_scale(holds[blocked]));
+      IF oldests[blocked] IS NOT NULL THEN
+        RETURN NEXT concat_ws(' ', ids[blocked], 'oldest', trim_scale(oldests[blocked]));
+      END IF;
       CONTINUE;
     END IF;
     usd := ((CASE WHEN edge THEN a.likely_pico ELSE a.input_pico END) + granted * a.output_pico) * {_PICO};

@@ -36,6 +36,20 @@ class Window(Struct, frozen=True):
         """Seconds of one slice of a rolling window, rounded up so that no more than :data:`SLICES` cover it."""
         return max(1, -(-(self.rolling_s or SLICES) // SLICES))
 
+    def leaves_at(self, slice_end: datetime) -> datetime:
+        """When a slice that ends then is no longer counted in a rolling window, which moves on by whole slices."""
+        slice_s = self.slice_s
+        return _EPOCH + timedelta(seconds=-(-(int(slice_end.timestamp()) + (self.rolling_s or 0)) // slice_s) * slice_s)
+
+
+def span_in_words(seconds: int) -> str:
+    """The length of a rolling window, for reading: ``2 hours``."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds % length == 0:
+            number = seconds // length
+            return f"{number} {unit}{'s' if number != 1 else ''}"
+    return f"{seconds} seconds"
+
 
 def _calendar(kind: Kind, hour: datetime) -> tuple[datetime, datetime]:
     """``hour`` is local and whole. Days and longer follow the calendar, so one with a change of clocks has 23 or 25

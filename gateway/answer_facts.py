@@ -76,6 +76,19 @@ def answer_headers(call: Call, job: Job, attempt: OpenAttempt, dropped: Sequence
     return headers
 
 
+def failure_headers(call: Call) -> Headers:
+    """What an error says in its headers of the target that was tried last; nothing where none was."""
+    job = call.outcome.job if call.outcome else None
+    if job is None or not job.attempts:
+        return []
+    target = job.attempts[-1].target
+    return [
+        (b"x-gateway-provider", header(target.provider_name)),
+        (b"x-gateway-model", header(target.model_name)),
+        (b"x-gateway-fallback", b"false" if target is job.targets[0] else b"true"),
+    ]
+
+
 def _json_usd(cost_pico: int | None) -> Raw | None:
     """An exact JSON number; null where the price is not known, which is not 0."""
     return None if cost_pico is None else Raw(plain_usd(cost_pico).encode())

@@ -12,10 +12,12 @@ from django.core.asgi import get_asgi_application
 django_application = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - after the apps are ready
-from django.urls import path, re_path  # noqa: E402
+from django.urls import get_resolver, path, re_path  # noqa: E402
 
 from gateway import runtime  # noqa: E402
 from gateway.consumers import FORWARDED  # noqa: E402
+
+_ = get_resolver().url_patterns  # whatever Django serves is loaded before the first request comes
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -9,7 +9,6 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Literal
 
 from gateway.policy import ModelFacts
@@ -31,12 +30,13 @@ class Balancer:
 
     def targets(self, models: Sequence[ModelFacts], affinity: str | None) -> list[Target]:
         """Every deployment of ``models``, model by model in the order given."""
-        if len(models) == 1 and len(models[0].targets) == 1:  # nearly always
-            return [models[0].targets[0]]
-        return list(chain.from_iterable(self._ordered(model, affinity) for model in models))
+        targets: list[Target] = []
+        for model in models:
+            targets += model.targets if len(model.targets) == 1 else self._ordered(model, affinity)
+        return targets
 
     def _ordered(self, model: ModelFacts, affinity: str | None) -> Sequence[Target]:
-        if len(model.targets) == 1 or model.balancing == "ordered":
+        if model.balancing == "ordered":
             return model.targets
         weighing = [target for target in model.targets if target.weight]
         reserve = [target for target in model.targets if not target.weight]

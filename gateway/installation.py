@@ -4,8 +4,11 @@ Read before Django's settings exist, so nothing here imports Django.
 """
 
 import base64
+import ipaddress
+import math
 import os
 import secrets
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +16,10 @@ import environ
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("SECRET_KEY", "MASTER_KEYS", "TOKEN_PEPPERS")
+ON = ("true", "on", "ok", "y", "yes", "1")
+OFF = ("false", "off", "n", "no", "0", "")
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @cache
@@ -27,16 +34,72 @@ def data_dir() -> Path:
     return Path(env().str("DATA_DIR", default=str(ROOT / "var"))).resolve()
 
 
-def whole_number(name: str, default: int, *, at_least: int) -> int:
-    """A setting. Ends the process with one line about a value that is none, or less."""
+def whole_number(name: str, default: int, *, at_least: int, at_most: int | None = None) -> int:
+    """A setting. Ends the process with one line about a value that is none, or out of range."""
     said = env().str(name, default=str(default))
     try:
         number = int(said)
     except ValueError:
         number = at_least - 1
-    if number < at_least:
-        raise SystemExit(f"error: {name} must be a whole number of {at_least} or more, and is '{said[:64]}'.")
+    if number < at_least or (at_most is not None and number > at_most):
+        range_ = f"of {at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
+        raise _refused(name, f"a whole number {range_}", said)
     return number
+
+
+def seconds(name: str, default: float, *, or_none: bool = True) -> float:
+    """A setting in seconds, 0 only with ``or_none``. Ends the process with one line about a value that is no such."""
+    said = env().str(name, default=str(default))
+    try:
+        number = float(said)
+    except ValueError:
+        number = -1.0
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_none):
+        raise _refused(name, "a number of seconds, 0 or more" if or_none else "a number of seconds above 0", said)
+    return number
+
+
+def switch(name: str, default: bool) -> bool:
+    """A setting that is on or off. Ends the process with one line about a value that says neither."""
+    said = env().str(name, default=str(default))
+    if said.lower() not in (*ON, *OFF):
+        raise _refused(name, "true or false", said)
+    return said.lower() in ON
+
+
+def one_of(name: str, default: str, choices: Sequence[str]) -> str:
+    """A setting with few values, in whichever case. Ends the process with one line about any other."""
+    said = env().str(name, default=default)
+    found = {choice.lower(): choice for choice in choices}.get(said.lower())
+    if found is None:
+        raise _refused(name, f"one of {', '.join(choices)}", said)
+    return found
+
+
+def url(name: str, schemes: Sequence[str]) -> str:
+    """A setting that is a server's address; empty where it is unset. Ends the process with one line about any other
+    text, which it does not quote: an address may hold a password."""
+    said: str = env().str(name, default="")
+    scheme, separator, rest = said.partition("://")
+    if said and not (scheme in schemes and separator and rest):
+        raise SystemExit(f"error: {name} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
+    return said
+
+
+def networks(name: str, default: Sequence[str] = ()) -> list[Network]:
+    """A setting with IP networks, separated by commas. Ends the process with one line about one that is none."""
+    return [_network(name, text.strip()) for text in env().list(name, default=list(default))]
+
+
+def _network(name: str, text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise _refused(name, "networks such as 10.0.0.0/8, separated by commas", text) from None
+
+
+def _refused(name: str, wanted: str, said: str) -> SystemExit:
+    return SystemExit(f"error: {name} must be {wanted}, and is '{said[:64]}'.")
 
 
 def secrets_path() -> Path:

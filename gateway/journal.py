@@ -121,7 +121,7 @@ def _decision_row(row: RequestLogRow, selection: Selection) -> DecisionRow:
         propensity=choice.propensity,
         explored=selection.explored,
         candidates=selection.decision.as_data(),
-        removed={name: [*why] for name, why in selection.removed.items()},
+        removed={name: [*why] for name, why in selection.removed.items()} if selection.removed else {},
         reason=choice.reason,
         experiment_id=choice.experiment.id if choice.experiment else None,
         arm=choice.model if choice.experiment else None,

@@ -85,7 +85,7 @@ def logging_config(level: str, format: str) -> dict[str, Any]:
 
 
 def line_formatter(output: str) -> "LineFormatter":
-    """The handler's formatter. Leads structlog's own loggers and, for machines, Python's warnings there as well."""
+    """The handler's formatter. Leads structlog's own loggers and Python's warnings there as well."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -98,8 +98,7 @@ def line_formatter(output: str) -> "LineFormatter":
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    if output == "json":
-        logging.captureWarnings(True)
+    logging.captureWarnings(True)
     return LineFormatter(output)
 
 
@@ -212,8 +211,9 @@ def _with_extra(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> 
 
 
 def _with_exception(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    if event_dict.get("exc_info") == (None, None, None):  # logger.exception() where nothing was raised
-        del event_dict["exc_info"]
+    refused = 400 <= getattr(event_dict["_record"], "status_code", 0) < 500  # Django tells where: that is no failure
+    if refused or event_dict.get("exc_info") == (None, None, None):  # logger.exception() where nothing was raised
+        event_dict.pop("exc_info", None)
     return structlog.processors.format_exc_info(logger, method, event_dict)
 
 

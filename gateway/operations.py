@@ -29,8 +29,9 @@ TOP: Final = 8
 CHART_HOURS: Final = 24
 EXPIRY_WARNING: Final = timedelta(days=14)
 ROLL_UP_WARNING: Final = timedelta(minutes=30)
-# An answer that tells of a failure; a caller who hung up (499) had no such answer.
-FAILED: Final = Q(status__gte=400) & ~Q(status=499)
+# A budget, quota or rate limit that did its work is no failure, and a caller who hung up (499) had no answer at all.
+REFUSED: Final = Q(status__in=(402, 429))
+FAILED: Final = Q(status__gte=400) & ~Q(status=499) & ~REFUSED
 
 
 class Percentile95(Aggregate):
@@ -43,11 +44,12 @@ class Percentile95(Aggregate):
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of a span of time. ``unpriced`` counts settled calls whose price is unknown: they are missing in
-    ``spend_usd``."""
+    """Of a span of time. ``refused`` counts what budgets, quotas and rate limits refused, which is not in ``errors``;
+    ``unpriced`` counts settled calls whose price is unknown: they are missing in ``spend_usd``."""
 
     requests: int
     errors: int
+    refused: int
     p95_ms: float | None
     spend_usd: Decimal
     unpriced: int
@@ -155,7 +157,10 @@ def totals(start: datetime, end: datetime) -> Totals:
 
 def _totals(requests: QuerySet[RequestLog], spend_usd: Decimal, unpriced: int) -> Totals:
     served = requests.aggregate(
-        requests=Count("id"), errors=Count("id", filter=FAILED), p95_ms=Percentile95("latency_ms")
+        requests=Count("id"),
+        errors=Count("id", filter=FAILED),
+        refused=Count("id", filter=REFUSED),
+        p95_ms=Percentile95("latency_ms"),
     )
     return Totals(spend_usd=spend_usd, unpriced=unpriced, **served)
 

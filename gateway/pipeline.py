@@ -7,7 +7,7 @@ GatewayError to render in the caller's dialect.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from billing.budgets import Spender
 from billing.estimates import tokens_by_length
 from gateway import observability
-from gateway.answer_facts import answer_headers, header, metadata, plain_usd
+from gateway.answer_facts import answer_headers, failure_headers, header, metadata, plain_usd
 from gateway.balancing import Balancer
 from gateway.call import (
     EVENT_STREAM,
@@ -105,14 +105,15 @@ class Pipeline:
         self._recent = RecentAnswers()
         self._keys_checked: dict[str, float] = {}  # when a refused key last had its tenant's policy looked at
 
-    async def run(self, call: Call) -> Answer:
+    def run(self, call: Call) -> Coroutine[None, None, Answer]:
         """Serve one call. Raises GatewayError; whatever the end, the request log hears of it."""
-        return await self._logged(call, self._run(call))
+        return self._logged(call, self._run(call))
 
     async def _logged(self, call: Call, serving: Awaitable[Answer]) -> Answer:
         try:
             return await serving
         except GatewayError as error:
+            call.answer_headers += failure_headers(call)
             self._journal.ended(call, error=error)
             raise
         except asyncio.CancelledError:
@@ -178,8 +179,9 @@ class Pipeline:
         """The router's choice."""
         policy, token, request = outcome.policy, outcome.token, outcome.request
         policy.refuse_beyond_plan("routing")
-        question = self._selector.question(policy, token, request)
-        answer = None if question is None else await self._advice(call, outcome, question)
+        answer = None
+        if policy.routing.rules and (question := self._selector.question(policy, token, request)) is not None:
+            answer = await self._advice(call, outcome, question)
         return self._selector.select(policy, token, request, call.request_id, answer)
 
     async def _advice(self, call: Call, outcome: Outcome, question: Question) -> str | None:

@@ -60,6 +60,8 @@ def check_provider(provider: Provider, model: str | None = None) -> ProviderChec
     """
     try:
         secret = _secret_of(provider)
+    except _KeyMissing:
+        result = ProviderCheck(provider.name, False, "configuration", "The provider has no key, and needs one.")
     except DecryptionFailed as exc:
         result = ProviderCheck(provider.name, False, "configuration", f"The provider's key cannot be read: {exc}.")
     else:
@@ -68,8 +70,14 @@ def check_provider(provider: Provider, model: str | None = None) -> ProviderChec
     return result
 
 
+class _KeyMissing(Exception):
+    """Its vendor answers nobody without one."""
+
+
 def _secret_of(provider: Provider) -> str:
     key = provider.active_key()
+    if key is None and catalog.get(provider.kind).key_required:
+        raise _KeyMissing
     return key.reveal() if key else ""
 
 

@@ -31,6 +31,14 @@ TIME_ORDERED: Final = 7  # the version of UUID that request ids are
 
 _FIELD_AT_FAULT = re.compile(r"at `\$\.(\w+)|field `(\w+)`")
 
+_MEANT: Final = {
+    "request_id": "the id of a request, as in the x-request-id header of its answer",
+    "score": "a whole number from 1 to 5",
+    "thumbs": "'up' or 'down'",
+    "comment": "text",
+    "user": "text",
+}
+
 
 class Rating(msgspec.Struct, frozen=True):
     """The body of a rating: a score (1-5) or a thumb; ``user`` is who rates, if it is not the key's owner."""
@@ -59,7 +67,8 @@ def read_rating(body: bytes) -> Rating:
         rating = msgspec.json.decode(body, type=Rating)
     except msgspec.ValidationError as exc:
         found = _FIELD_AT_FAULT.search(str(exc))
-        raise InvalidRequest(str(exc), param=next(filter(None, found.groups())) if found else None) from None
+        wrong, absent = found.groups() if found else (None, None)
+        raise InvalidRequest(_explained(str(exc), wrong, absent), param=wrong or absent) from None
     except (MalformedJson, msgspec.DecodeError) as exc:
         raise InvalidRequest(str(exc)) from None
     _check_text("comment", rating.comment, LONGEST_COMMENT)
@@ -122,6 +131,12 @@ def is_recent(request_id: uuid.UUID) -> bool:
         return False
     age = timezone.now() - moment_of(request_id)
     return -CLOCKS_DIFFER_BY < age < LONGEST_REQUEST
+
+
+def _explained(said: str, wrong: str | None, absent: str | None) -> str:
+    if absent is not None:
+        return f"'{absent}' is missing: {_MEANT.get(absent, '')}."
+    return f"'{wrong}' must be {_MEANT[wrong]}." if wrong in _MEANT else said
 
 
 def _check_text(name: str, text: str | None, longest: int) -> None:

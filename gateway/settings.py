@@ -1,6 +1,5 @@
 """Django's settings, all from the environment or ``.env``. docs/configuration.md describes each."""
 
-import ipaddress
 import os
 import sys
 from typing import Any
@@ -8,44 +7,43 @@ from typing import Any
 from csp.constants import NONCE, NONE, SELF
 
 from gateway import installation
-from gateway.logs import logging_config
+from gateway.logs import FORMATS, LEVELS, logging_config
 
 env = installation.env()
 BASE_DIR = installation.ROOT
 DATA_DIR = installation.data_dir()
 
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = installation.switch("DEBUG", False)
 SECRET_KEY = installation.secret("SECRET_KEY")
 HOST = env.str("HOST", default="127.0.0.1")
-PORT = env.int("PORT", default=4000)
-WEB_WORKERS = env.int("WEB_WORKERS", default=1)
+PORT = installation.whole_number("PORT", 4000, at_least=1, at_most=65_535)
+WEB_WORKERS = installation.whole_number("WEB_WORKERS", 1, at_least=1)
 if WEB_WORKERS > 1:  # before anything counts: each worker then writes files that any of them can add up
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(DATA_DIR / "run" / "metrics"))
     (DATA_DIR / "run" / "metrics").mkdir(parents=True, exist_ok=True)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]", HOST])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
-TRUSTED_PROXIES = [ipaddress.ip_network(cidr) for cidr in env.list("TRUSTED_PROXIES", default=[])]
+TRUSTED_PROXIES = installation.networks("TRUSTED_PROXIES")
 
 # --------------------------------------------------------------------------- the gateway's own
 MASTER_KEYS = installation.secret("MASTER_KEYS")
 TOKEN_PEPPERS = installation.secret("TOKEN_PEPPERS")
 ALLOWED_UPSTREAMS = env.list("ALLOWED_UPSTREAMS", default=[])
-IP_RATE_LIMIT = env.int("IP_RATE_LIMIT", default=200)  # requests per second and address; 0 = off
-MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
-BODY_TIMEOUT_S = env.float("BODY_TIMEOUT_S", default=30.0)
-FIRST_EVENT_PATIENCE_S = env.float("FIRST_EVENT_PATIENCE_S", default=15.0)
-KEEP_ALIVE_INTERVAL_S = env.float("KEEP_ALIVE_INTERVAL_S", default=10.0)
-BUDGET_PATIENCE_S = env.float("BUDGET_PATIENCE_S", default=20.0)
-LOG_RETENTION_DAYS = env.int("LOG_RETENTION_DAYS", default=90)  # of tenants without a plan
-AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # of those and the installation's own; 0 = for ever
-DRAIN_S = env.float("DRAIN_S", default=30.0)
+IP_RATE_LIMIT = installation.whole_number("IP_RATE_LIMIT", 200, at_least=0)  # requests per second and address; 0 = off
+MAX_BODY_BYTES = installation.whole_number("MAX_BODY_BYTES", 10 * 1024 * 1024, at_least=1)
+BODY_TIMEOUT_S = installation.seconds("BODY_TIMEOUT_S", 30.0, or_none=False)
+FIRST_EVENT_PATIENCE_S = installation.seconds("FIRST_EVENT_PATIENCE_S", 15.0)
+KEEP_ALIVE_INTERVAL_S = installation.seconds("KEEP_ALIVE_INTERVAL_S", 10.0, or_none=False)
+BUDGET_PATIENCE_S = installation.seconds("BUDGET_PATIENCE_S", 20.0)
+LOG_RETENTION_DAYS = installation.whole_number("LOG_RETENTION_DAYS", 90, at_least=1)  # of tenants without a plan
+AUDIT_RETENTION_DAYS = installation.whole_number(
+    "AUDIT_RETENTION_DAYS", 0, at_least=0
+)  # of those and the installation's own; 0 = for ever
+DRAIN_S = installation.seconds("DRAIN_S", 30.0)
 BREAKER_FAILURES = installation.whole_number("BREAKER_FAILURES", 5, at_least=1)
-BREAKER_COOL_DOWN_S = env.float("BREAKER_COOL_DOWN_S", default=5.0)
+BREAKER_COOL_DOWN_S = installation.seconds("BREAKER_COOL_DOWN_S", 5.0)
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
-METRICS_NETWORKS = [
-    ipaddress.ip_network(cidr) for cidr in env.list("METRICS_NETWORKS", default=["127.0.0.0/8", "::1/128"])
-]
-ALLOW_UNPRICED = env.bool("ALLOW_UNPRICED", default=True)
+METRICS_NETWORKS = installation.networks("METRICS_NETWORKS", ["127.0.0.0/8", "::1/128"])
 
 # --------------------------------------------------------------------------- apps
 INSTALLED_APPS = [
@@ -70,7 +68,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "gateway.views.StaticFiles",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -110,8 +108,11 @@ REST_FRAMEWORK = {
 # --------------------------------------------------------------------------- data
 # Without URLs (checks, `makemigrations`) the addresses lead nowhere; whatever needs a database got them from
 # gateway.embedded before these settings were read.
-DATABASE_URL = env.str("DATABASE_URL", default="") or "postgresql://pointsman_system@127.0.0.1:1/pointsman"
-REDIS_URL = env.str("REDIS_URL", default="") or "redis://127.0.0.1:1/0"
+DATABASE_URL = installation.url("DATABASE_URL", installation.POSTGRES_SCHEMES) or (
+    "postgresql://pointsman_system@127.0.0.1:1/pointsman"
+)
+DATABASE_OWNER_URL = installation.url("DATABASE_OWNER_URL", installation.POSTGRES_SCHEMES) or DATABASE_URL
+REDIS_URL = installation.url("REDIS_URL", ("redis", "rediss", "unix")) or "redis://127.0.0.1:1/0"
 
 
 # A server that vanishes without a word is noticed within seconds, in threads as well as on the hot path.
@@ -133,7 +134,7 @@ def _database(url: str) -> dict[str, Any]:
 DATABASES = {
     "default": _database(DATABASE_URL),
     # The owner of the tables: migrations only (the gateway's role may not change the schema).
-    "owner": _database(env.str("DATABASE_OWNER_URL", default="") or DATABASE_URL),
+    "owner": _database(DATABASE_OWNER_URL),
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "tenants.User"
@@ -147,11 +148,11 @@ CELERY_TIMEZONE = "UTC"
 
 # --------------------------------------------------------------------------- e-mail
 EMAIL_HOST = env.str("EMAIL_HOST", default="")  # empty: no mail is sent, and alerts to addresses say so
-EMAIL_PORT = env.int("EMAIL_PORT", default=587)
+EMAIL_PORT = installation.whole_number("EMAIL_PORT", 587, at_least=1, at_most=65_535)
 EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", default="")
 EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", default="")
-EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", default=True)
-EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", default=False)
+EMAIL_USE_TLS = installation.switch("EMAIL_USE_TLS", True)
+EMAIL_USE_SSL = installation.switch("EMAIL_USE_SSL", False)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="pointsman@localhost")
 
@@ -178,7 +179,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 # --------------------------------------------------------------------------- browser security
-HTTPS = env.bool("HTTPS", default=False)
+HTTPS = installation.switch("HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
@@ -201,4 +202,6 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
-LOGGING = logging_config(env.str("LOG_LEVEL", default="INFO"), env.str("LOG_FORMAT", default="console"))
+LOGGING = logging_config(
+    installation.one_of("LOG_LEVEL", "INFO", LEVELS), installation.one_of("LOG_FORMAT", "console", FORMATS)
+)

@@ -8,12 +8,16 @@ from gateway import views
 from gateway.api import router
 from gateway.v1 import api
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", views.front_door),
     path("admin/", admin.site.urls),
     path("v1/", api.urls),
     path("api/", include(router.urls)),
     path("api/", include(billing_router.urls)),
+    path("api/", views.unknown_api_path),
+    path("api/<path:rest>", views.unknown_api_path),
     path("health", views.ready),
     path("health/live", views.live),
     path("health/ready", views.ready),

@@ -1,5 +1,7 @@
 """The part of /v1 that is answered here rather than forwarded to a vendor."""
 
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,13 +12,14 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from billing.allowances import usage_of
+from billing.allowances import Reach, usage_of
 from gateway import runtime
 from gateway.errors import (
     GatewayError,
     InternalError,
     InvalidApiKey,
     MethodNotAllowed,
+    ModelNotAllowed,
     ModelNotFound,
     NotFound,
     RequestTooLarge,
@@ -57,7 +60,7 @@ def render(request: HttpRequest, error: GatewayError) -> HttpResponse:
     )
     response["x-request-id"] = request_id
     if error.retry_after_s is not None:
-        response["retry-after"] = str(max(1, round(error.retry_after_s)))
+        response["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.should_retry is not None:
         response["x-should-retry"] = str(error.should_retry).lower()
     return response
@@ -81,18 +84,17 @@ async def list_models(request: HttpRequest) -> dict[str, Any]:
 @api.get("/models/{path:name}")
 async def get_model(request: HttpRequest, name: str) -> dict[str, Any]:
     """One model; a name may have slashes in it."""
-    entry = _entries(request).get(name)
-    if entry is None:
-        message = f"The model '{name[:200]}' does not exist or you do not have access to it."
-        raise ModelNotFound(message, param="model")
-    return entry
+    return _entries(request).get(name) or _known_to_chat(request, name)
 
 
 @api.get("/usage")
 async def usage(request: HttpRequest) -> dict[str, Any]:
     """What this key has spent, what it may still spend, and how fast it may go."""
-    _, token = request.auth  # type: ignore[attr-defined]
-    return await sync_to_async(usage_of)(token.id)
+    policy, token = request.auth  # type: ignore[attr-defined]
+    models = [model for _, model in policy.usable_models(token)]
+    providers = {target.provider_name for model in models for target in model.targets}
+    reach = Reach(frozenset(model.name for model in models), frozenset(providers))
+    return await sync_to_async(usage_of)(token.id, reach)
 
 
 @api.post("/feedback")
@@ -121,11 +123,26 @@ def unknown_path(request: HttpRequest, rest: str) -> dict[str, Any]:
 def _entries(request: HttpRequest) -> dict[str, dict[str, Any]]:
     """By name: what the caller's key may use, and the names under which it leaves the choice to the router."""
     policy, token = request.auth  # type: ignore[attr-defined]
-    entry = _anthropic_model if ANTHROPIC_HEADER in request.headers else _openai_model
+    entry = _entry_of(request)
     found = {name: entry(name, model.created_at, model.provider_name) for name, model in policy.usable_models(token)}
     newest = max((model.created_at for model in policy.models.values()), default=0)
     found |= {name: entry(name, newest, OURSELVES) for name in policy.virtual_names(token)}
     return dict(sorted(found.items()))
+
+
+def _known_to_chat(request: HttpRequest, name: str) -> dict[str, Any]:
+    """By a name that is in no list, such as ``provider/name``. Raises ModelNotFound."""
+    policy, token = request.auth  # type: ignore[attr-defined]
+    try:
+        model = policy.resolve(name, token)
+    except ModelNotAllowed:
+        message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+        raise ModelNotFound(message, param="model") from None
+    return _entry_of(request)(name, model.created_at, model.provider_name)
+
+
+def _entry_of(request: HttpRequest) -> Callable[[str, int, str], dict[str, Any]]:
+    return _anthropic_model if ANTHROPIC_HEADER in request.headers else _openai_model
 
 
 def _openai_model(name: str, created_at: int, owner: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from django.utils.safestring import SafeString
 from audit.actions import Action
 from audit.admin_trail import AuditedAdmin
 from audit.record import changes_between, record
-from gateway.admin_columns import NOTHING, badge, count_link, exact_usd, its_rows, when_column, words
+from gateway.admin_columns import NOTHING, badge, count_link, exact_usd, its_rows, list_link, when_column, words
 from gateway.admin_forms import CheckBoxesField, LinesField, OwnedForm
 from gateway.admin_pages import ReadOnlyInline, labelled
 from gateway.rows import first_id
@@ -143,12 +143,18 @@ class TenantAdmin(AuditedAdmin):
             ("tenants_apitoken", "tokens"),
             ("gateway_provider", "providers"),
             ("gateway_model", "models"),
+            ("billing_budget", "budgets"),
+            ("billing_ratelimit", "limits"),
+            ("billing_alertrule", "alert rules"),
+            ("billing_alert", "alerts"),
             ("gateway_requestlog", "requests"),
             ("billing_attempt", "ledger"),
+            ("billing_usagereport", "spend by the day"),
             ("audit_auditevent", "audit"),
         )
+        spend = list_link("billing_usagehour", "spend by the hour", tenant=tenant.pk)
         router = reverse("admin:routing_router", args=[tenant.pk])
-        return format_html('{} · <a href="{}">router</a>', lists, router)
+        return format_html('{} · {} · <a href="{}">router</a>', lists, spend, router)
 
     @admin.action(description="Switch on")
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Tenant]) -> None:

@@ -7,8 +7,8 @@ most once per threshold while the slice that carried it is in the window.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
+from datetime import datetime, timedelta
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,13 +16,15 @@ from django.db import connection, transaction
 
 from billing.alerts.book import channels_of, default_channels, highest_for_each_channel, open_alert, resolve_alert
 from billing.models import Alert, AlertChannel, AlertRule, Budget, BudgetPeriod
+from billing.windows import Window, span_in_words
 
 # A rolling window is one group, every other period one of its own. Late settlements still count for a day. A window's
 # alert stays open while the window is full, also when the slice that carried it has left: it is not opened again.
 _PASSED: Final = """
 WITH used AS (
   SELECT b.id AS budget_id, b.period, b.cap, p.subject, (array_agg(p.id ORDER BY p.starts_at DESC))[1] AS period_id,
-    min(p.starts_at) AS starts_at, max(p.ends_at) AS ends_at, sum(p.spent) AS spent, max(p.alerted) AS alerted
+    min(p.starts_at) AS starts_at, max(p.ends_at) AS ends_at, sum(p.spent) AS spent, max(p.alerted) AS alerted,
+    min(p.ends_at) FILTER (WHERE p.spent + p.held > 0) AS oldest_ends_at
   FROM billing_budget b JOIN billing_budgetperiod p ON p.budget_id = b.id
   WHERE b.enabled AND p.starts_at <= %(now)s AND (p.ends_at IS NULL OR p.ends_at > %(now)s -
       CASE b.period WHEN 'rolling' THEN make_interval(secs => b.rolling_s) ELSE interval '1 day' END)
@@ -36,14 +38,15 @@ WITH used AS (
   JOIN billing_budget b ON b.id = r.budget_id AND b.tenant_id IS NOT DISTINCT FROM r.tenant_id
   WHERE r.kind = 'budget' AND r.enabled AND r.threshold BETWEEN 1 AND 1000
 )
-SELECT u.budget_id, u.subject, u.period_id, u.starts_at, u.ends_at, u.spent, array_agg(t.threshold ORDER BY t.threshold)
+SELECT u.budget_id, u.subject, u.period_id, u.starts_at, u.ends_at, u.oldest_ends_at, u.spent,
+  array_agg(t.threshold ORDER BY t.threshold)
 FROM used u JOIN thresholds t ON t.budget_id = u.budget_id
 WHERE u.spent > 0 AND t.threshold > u.alerted AND u.spent * 100 >= u.cap * t.threshold
   AND NOT (u.period = 'rolling' AND EXISTS (
     SELECT FROM billing_alert a JOIN billing_budgetperiod s ON s.id = a.budget_period_id
     WHERE s.budget_id = u.budget_id AND s.subject = u.subject AND a.resolved_at IS NULL
       AND (a.facts->>'threshold')::integer = t.threshold))
-GROUP BY u.budget_id, u.subject, u.period_id, u.starts_at, u.ends_at, u.spent
+GROUP BY u.budget_id, u.subject, u.period_id, u.starts_at, u.ends_at, u.oldest_ends_at, u.spent
 """
 # A rolling window falls below a threshold by itself and rises again: its slice's departure or another cap ends it.
 _OVER: Final = """
@@ -79,6 +82,7 @@ FROM used u
 WHERE s.budget_id = u.budget_id AND s.subject = u.subject AND (u.period = 'rolling' OR s.id = u.period_id)
   AND u.spent * 100 < u.cap * s.alerted
 """
+_CENTS, _TELLING, _MOST_PLACES = 2, 3, 12  # decimals of USD; _TELLING: beyond a cap's first digit
 _ALL: Final[Mapping[str, None]] = {"budget": None, "subject": None, "period": None}
 
 
@@ -86,7 +90,8 @@ _ALL: Final[Mapping[str, None]] = {"budget": None, "subject": None, "period": No
 class Passed:
     """The thresholds (upwards, per cent) that one period, or one rolling window, has passed and not been told of.
 
-    ``spent`` is in the budget's metric; ``period_id`` is the newest slice's where a window has several.
+    ``spent`` is in the budget's metric; ``period_id`` is the newest slice's where a window has several. A window's
+    slices are what the other times are of: ``oldest_ends_at`` is the end of the first that something was used in.
     """
 
     budget_id: UUID
@@ -94,6 +99,7 @@ class Passed:
     period_id: UUID
     starts_at: datetime
     ends_at: datetime | None
+    oldest_ends_at: datetime | None
     spent: Decimal
     thresholds: list[int]
 
@@ -189,13 +195,14 @@ def _alert(budget: Budget, passed: Passed, threshold: int, rules: list[AlertRule
         kind=AlertRule.Kind.BUDGET,
         occasion=f"{occasion}:{earlier + 1}" if earlier else occasion,
         message=_message(budget, passed, threshold)[:1000],
-        facts=_facts(budget, passed, threshold),
+        facts=_facts(budget, passed, threshold, now),
         opened_at=now,
     )
 
 
-def _facts(budget: Budget, passed: Passed, threshold: int) -> dict[str, Any]:
-    percent = f"{passed.spent * 100 / budget.cap:.2f}" if budget.cap else None
+def _facts(budget: Budget, passed: Passed, threshold: int, now: datetime) -> dict[str, Any]:
+    percent = f"{_floored(passed.spent * 100 / budget.cap, 2):.2f}" if budget.cap else None
+    starts_at, ends_at, resets_at = _span(budget, passed, now)
     return {
         "budget": budget.name,
         "scope": budget.scope,
@@ -206,20 +213,43 @@ def _facts(budget: Budget, passed: Passed, threshold: int) -> dict[str, Any]:
         "spent": f"{passed.spent:f}",
         "cap": f"{budget.cap:f}",
         "hard": budget.hard,
-        "starts_at": passed.starts_at.isoformat(),
-        "ends_at": passed.ends_at.isoformat() if passed.ends_at else None,
+        "period": budget.period,
+        "rolling_s": budget.rolling_s,
+        "starts_at": starts_at.isoformat(),
+        "ends_at": ends_at.isoformat() if ends_at else None,
+        "resets_at": resets_at.isoformat() if resets_at else None,
     }
+
+
+def _span(budget: Budget, passed: Passed, now: datetime) -> tuple[datetime, datetime | None, datetime | None]:
+    """Start and end of what was looked at, and when some of it is there again. A window is told as it lies now."""
+    if budget.rolling_s is None or passed.oldest_ends_at is None:
+        return passed.starts_at, passed.ends_at, passed.ends_at
+    window = Window(kind="rolling", rolling_s=budget.rolling_s)
+    return now - timedelta(seconds=budget.rolling_s), now, window.leaves_at(passed.oldest_ends_at)
 
 
 def _message(budget: Budget, passed: Passed, threshold: int) -> str:
     whose = f" of {passed.subject}" if passed.subject else ""
-    since = "" if budget.period == Budget.Period.TOTAL else f" since {passed.starts_at:%Y-%m-%d %H:%M} UTC"
     used = f"{_amount(budget, passed.spent)} of {_amount(budget, budget.cap)} {budget.get_metric_display()}"
     consequence = "what goes beyond the cap is refused" if budget.hard else "a soft limit, requests go on"
-    return f'Budget "{budget.name}"{whose} has passed {threshold} %: {used}{since}; {consequence}.'
+    return f'Budget "{budget.name}"{whose} has passed {threshold} %: {used}{_when(budget, passed)}; {consequence}.'
+
+
+def _when(budget: Budget, passed: Passed) -> str:
+    if budget.rolling_s is not None:
+        return f" within {span_in_words(budget.rolling_s)}"
+    return "" if budget.period == Budget.Period.TOTAL else f" since {passed.starts_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _amount(budget: Budget, amount: Decimal) -> str:
+    """Never rounded up, and with enough decimals to tell a thousandth of the cap."""
     if budget.metric != Budget.Metric.USD:
-        return f"{amount:,.0f}"
-    return f"{amount:,.2f}" if budget.cap >= 1 else f"{amount:,.6f}"
+        return f"{_floored(amount, 0):,.0f}"
+    places = max(_CENTS, _TELLING - budget.cap.adjusted()) if budget.cap else _MOST_PLACES
+    whole, _, rest = f"{_floored(amount, min(places, _MOST_PLACES)):,f}".partition(".")
+    return f"{whole}.{rest.rstrip('0'):0<{_CENTS}}"
+
+
+def _floored(amount: Decimal, places: int) -> Decimal:
+    return amount.quantize(Decimal(1).scaleb(-places), ROUND_FLOOR)

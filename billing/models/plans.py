@@ -129,7 +129,8 @@ class Subscription(Row):
             return
         others = Membership.objects.filter(tenant=tenant, user__is_staff=False).exclude(user=user)
         if others.values("user").distinct().count() >= seats:
-            raise ValidationError(f"All {seats} seats of the plan '{subscription.plan}' are taken.")
+            taken = "The one seat" if seats == 1 else f"All {seats} seats"
+            raise ValidationError(f"{taken} of the plan '{subscription.plan}' {'is' if seats == 1 else 'are'} taken.")
 
     @classmethod
     def entitlement_of(cls, tenant: Tenant) -> Entitlement:

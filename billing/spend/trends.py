@@ -105,9 +105,12 @@ def trend(
     )
 
 
-def anomaly(tenant: Tenant, hours: int = 1, *, where: Filters | None = None, now: datetime | None = None) -> Anomaly:
-    """Whether the last ``hours`` whole hours cost unusually much."""
-    until = floor_hour(now or datetime.now(UTC))
+def anomaly(
+    tenant: Tenant, hours: int = 1, *, where: Filters | None = None, now: datetime | None = None, running: bool = False
+) -> Anomaly:
+    """Whether the last ``hours`` whole hours cost unusually much. With ``running`` the last of them is the hour that
+    ``now`` is in: what runs away is seen within it."""
+    until = floor_hour(now or datetime.now(UTC)) + (HOUR if running else timedelta(0))
     zone = ZoneInfo(tenant.time_zone)
     days = min(USUAL_OVER_DAYS, _hours_since_first_line(tenant, until, timedelta(days=USUAL_OVER_DAYS)) // 24)
     ends = [floor_hour(back(until, day, zone)) for day in range(days + 1)]

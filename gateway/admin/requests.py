@@ -22,7 +22,7 @@ from gateway.admin_columns import (
 )
 from gateway.admin_pages import PartitionedAdmin
 from gateway.models import RequestContent, RequestLog
-from gateway.operations import FAILED, story
+from gateway.operations import FAILED, REFUSED, story
 from gateway.rows import moment_of
 from routing.overview import explained
 from tenants.crypto import DecryptionFailed
@@ -33,7 +33,12 @@ class OutcomeFilter(admin.SimpleListFilter):
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("answered", "answered"), ("failed", "failed"), ("left", "caller hung up")]
+        return [
+            ("answered", "answered"),
+            ("failed", "failed"),
+            ("refused", "refused by a budget or limit"),
+            ("left", "caller hung up"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         match self.value():
@@ -41,6 +46,8 @@ class OutcomeFilter(admin.SimpleListFilter):
                 return queryset.filter(status__lt=400)
             case "failed":
                 return queryset.filter(FAILED)
+            case "refused":
+                return queryset.filter(REFUSED)
             case "left":
                 return queryset.filter(status=499)
         return queryset

@@ -235,8 +235,11 @@ class _Catalogue(Owner):
             self.writer.refuse(entry, exc)
             return
         if is_new:
-            before = _price_shown(_predecessor(version))
-            self.writer.differ(entry, self.tenant, "price", before, _price_shown(version))
+            before = _predecessor(version)
+            creates = before is None and entry.shape is shapes.PRICE
+            self.writer.differ(
+                entry, self.tenant, "price", _price_shown(before), _price_shown(version), creates=creates
+            )
 
 
 class _Installation(_Catalogue):
@@ -433,4 +436,7 @@ def _price_shown(version: PriceVersion | None) -> str:
     if version is None:
         return shown(None)
     parts = {key: getattr(version, key) for key in shapes.PRICE_FIELDS}
-    return shown({key: _exact(value) for key, value in parts.items() if value})
+    told = {key: _exact(value) for key, value in parts.items() if value not in (None, [], {})}
+    if not version.per_request:
+        del told["per_request"]
+    return shown(told)

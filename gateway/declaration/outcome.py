@@ -85,6 +85,14 @@ class Outcome:
         return asdict(self)
 
 
+def shown_span(seconds: int) -> str:
+    """A length of time as a file has it: ``24h``."""
+    for unit, length, least in (("d", 86_400, 2), ("h", 3600, 1), ("m", 60, 1)):
+        if seconds % length == 0 and seconds >= least * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
 def shown(value: object) -> str:
     """A value as a diff shows it."""
     if value is None or value == "":

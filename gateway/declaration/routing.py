@@ -20,7 +20,8 @@ from gateway.declaration.writing import Writer
 from gateway.models import Model
 from routing.experiments.guards import Guard, Metric
 from routing.models import Experiment, PublishedScore, RoutingSettings, StrategyChoice
-from routing.rules import MOST_RULES, check_rules
+from routing.rules import MOST_RULES, check_rules, llm, model_names
+from routing.rules.patterns import matches
 from routing.scores import STRATEGIES
 from tenants.models import ApiToken, Project, Tenant
 
@@ -74,12 +75,18 @@ def strategy(node: Node) -> str | None:
     return document.one_of(STRATEGIES)(node) if document.text(node) else None
 
 
-def rules(node: Node) -> list[Any]:
+class Rules(list[Any]):
+    """Rules as they are kept, and in which line of the file each stands."""
+
+    lines: list[int]
+
+
+def rules(node: Node) -> Rules:
     """Rules of :mod:`routing.rules`, each refused at its own line."""
     nodes = document.items(node)
     if len(nodes) > MOST_RULES:
         raise document.fault(node, f"there may be {MOST_RULES} rules at most, these are {len(nodes)}.")
-    usable: list[Any] = []
+    usable = Rules()
     problems: list[Problem] = []
     for place, item in enumerate(nodes, 1):
         try:
@@ -92,6 +99,7 @@ def rules(node: Node) -> list[Any]:
             problems.append(Problem(document.line_of(item), _sentence(_PLACE.sub(f"rule {place}", str(exc)))))
     if problems:
         raise Fault(problems)
+    usable.lines = [document.line_of(item) for item in nodes]
     return usable
 
 
@@ -201,9 +209,27 @@ class Routing(Published):
             judge: str = values["judge_model"] or ""
             values["judge_model"] = judge
             self._refuse_unknown(entry, "judge.model", [judge] if judge else [])
+        self._check_names(entry, values.get("rules"))
         row = RoutingSettings.objects.filter(tenant=self.tenant).first() or RoutingSettings(tenant=self.tenant)
         key_of = {attribute: key for key, attribute in _ATTRIBUTES.items()}
         self.writer.write(entry, row, values, tenant=self.tenant, key_of=key_of)
+
+    def _check_names(self, entry: Entry, given: Rules | None) -> None:
+        """A rule that asks a model which is not there is refused; a pattern that means nobody may be for later."""
+        if not given:
+            return
+        known = dict(Model.objects.filter(self.visible).values_list("name", "provider__name"))
+        for place, (rule, line) in enumerate(zip(given, given.lines, strict=True), 1):
+            if rule["rule"] == llm.NAME and rule["model"] not in known.keys() | self.declared("models"):
+                entry.lines[f"rule {place}"] = line
+                self.writer.missing(entry, f"rule {place}", rule["model"], "model", known)
+            if rule["rule"] == model_names.NAME:
+                self._warn_about_patterns(f"line {line}: rule {place}", rule, known)
+
+    def _warn_about_patterns(self, where: str, rule: Mapping[str, Any], known: Mapping[str, str]) -> None:
+        for pattern in (*rule.get("allow", ()), *rule.get("deny", ())):
+            if not any(matches(pattern, name) or matches(pattern, f"{known[name]}/{name}") for name in known):
+                self.writer.warnings.append(f"{where} of {self.tenant.slug}: no model is called '{pattern}'.")
 
     def _apply_experiment(self, entry: Entry) -> None:
         row = Experiment.objects.filter(tenant=self.tenant, name=entry.values["name"]).first()

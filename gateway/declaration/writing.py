@@ -2,16 +2,19 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 
 from audit.record import Actor, changes_between, record
 from gateway.declaration.document import Problem
 from gateway.declaration.entries import Entry
-from gateway.declaration.outcome import Action, Change, Difference, NewToken, shown
+from gateway.declaration.outcome import Action, Change, Difference, NewToken, shown, shown_span
 from gateway.rows import Row
 from tenants.models import Tenant
+
+# Attributes that are lengths of time, by the seconds of their unit.
+_SPANS: Final = {"rolling_s": 1, "window_minutes": 60, "cooldown_minutes": 60}
 
 
 class Writer:
@@ -69,9 +72,11 @@ class Writer:
         """The account of one row, opened by whatever changes it first."""
         return self.changes.setdefault((noun, label), Change(action, noun, label))
 
-    def differ(self, entry: Entry, tenant: Tenant | None, key: str, before: str, after: str) -> None:
-        """Note a change that was made by another call than :meth:`write`."""
-        change = self.change("change", entry.shape.noun, _label(entry, tenant))
+    def differ(
+        self, entry: Entry, tenant: Tenant | None, key: str, before: str, after: str, *, creates: bool = False
+    ) -> None:
+        """Note a change that was made by another call than :meth:`write`; ``creates``: there was no such row before."""
+        change = self.change("create" if creates else "change", entry.shape.noun, _label(entry, tenant))
         change.differences.append(Difference(key, "" if change.action == "create" else before, after))
 
     def refuse(self, entry: Entry, exc: ValidationError, key_of: Mapping[str, str] | None = None) -> None:
@@ -95,16 +100,25 @@ def _differences(changed: Mapping[str, tuple[Any, Any]], keys: Mapping[str, str]
     """By key of the file; attributes that stand under one key are told together."""
     by_key: dict[str, list[tuple[Any, Any]]] = {}
     for name, old_and_new in changed.items():
-        by_key.setdefault(keys[name], []).append(old_and_new)
+        old, new = (_as_declared(name, value) for value in old_and_new)
+        by_key.setdefault(keys[name], []).append((old, new))
     found = []
     for key, values in by_key.items():
         before, after = _together(old for old, _ in values), _together(new for _, new in values)
         if creating:
+            if after == shown(None):
+                continue
             before = ""
         elif before == after:  # a secret: it is said that it changed, and no more
             after = "(changed)"
         found.append(Difference(key, before, after))
     return found
+
+
+def _as_declared(attribute: str, value: Any) -> Any:
+    """Lengths of time as a file has them."""
+    unit_s = _SPANS.get(attribute)
+    return shown_span(value * unit_s) if unit_s and isinstance(value, int) else value
 
 
 def _together(values: Iterable[Any]) -> str:

@@ -309,7 +309,7 @@ def _counted(usage: Usage) -> tuple[tuple[TokenClass, int], ...]:
         ("output", usage.output + usage.audio_output),
         ("reasoning", usage.reasoning),
     )
-    return tuple(counted for counted in classes if counted[1])
+    return tuple([counted for counted in classes if counted[1]])
 
 
 def _cost(price: Price, outcome: str, usage: Usage) -> int:

@@ -2,7 +2,9 @@
 
 An option ``<name>`` comes as the body field ``x-<name>`` or as the header ``x-gateway-<name>`` (or, spelled with the
 field's name, ``x-gateway-x-<name>``); the body wins.
-Other ``x-`` fields are none of ours and stay in the body.
+Other ``x-`` fields are none of ours and stay in the body. The budget key alone may also come as the bare header
+``x-budget-key``, which the others win over: names such as ``x-timeout`` and ``x-cache`` are sent by proxies and
+libraries that mean something else by them.
 """
 
 import math
@@ -17,6 +19,7 @@ from gateway.wire.types import Extensions
 
 MAX_TAGS = 32
 MAX_TEXT_CHARS = 256
+BARE_HEADER: Final = "x-budget-key"
 
 _NONE_GIVEN: Final = Extensions()
 _BODY_PREFIX = "x-"
@@ -29,6 +32,8 @@ def take_extensions(fields: dict[str, Raw], headers: Mapping[str, str]) -> Exten
     ``null`` and an empty header count as not given. Raises InvalidRequest naming the field or header.
     """
     given: dict[str, Any] = {}
+    if bare := headers.get(BARE_HEADER):
+        _read(given, _OPTIONS["budget-key"], bare.strip() or None, BARE_HEADER)
     for header in headers:
         if not header.startswith(_HEADER_PREFIX):
             continue

@@ -207,11 +207,11 @@ class Gist(Struct, frozen=True):
 
     @property
     def question(self) -> str:
-        return _worded(self.said)
+        return self.said if isinstance(self.said, str) else _worded(self.said)
 
     @property
     def instructions(self) -> str:
-        return _worded(self.system)
+        return self.system if isinstance(self.system, str) else _worded(self.system)
 
 
 def has_words(content: Content) -> bool:
@@ -219,10 +219,8 @@ def has_words(content: Content) -> bool:
     return bool(content) if content is None or isinstance(content, str) else any(part.text for part in content)
 
 
-def _worded(content: Content) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part.text for part in content if part.text)
+def _worded(parts: Sequence[Worded] | None) -> str:
+    return "\n".join(part.text for part in parts if part.text) if parts else ""
 
 
 NO_GIST = Gist()

@@ -11,7 +11,7 @@ import pytest
 from django.test import AsyncClient, Client
 
 from audit.record import Actor
-from billing.allowances import budgets_of, usage_of
+from billing.allowances import Reach, budgets_of, usage_of
 from billing.models import Alert, AlertRule, Budget, BudgetPeriod, RateLimit
 from billing.rollups import roll_up
 from gateway.models import Model, Provider
@@ -22,6 +22,7 @@ from tests.provision import Database
 pytestmark = pytest.mark.django_db
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOW = datetime.now(UTC)
+REACH = Reach(frozenset({"small"}), frozenset({"lab"}))
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_nonsense_is_refused_with_a_reason(manager: Client, query: dict[str, str
         assert said in answer.content.decode()
 
 
-@pytest.mark.parametrize("path", ["spend", "spend/trend", "budgets", "alerts"])
+@pytest.mark.parametrize("path", ["spend", "spend/trend", "budgets", "budget", "alerts"])
 def test_nobody_and_tokens_for_inference_are_refused(client: Client, token_text: str, path: str) -> None:
     assert client.get(f"/api/{path}").status_code == 401
     assert client.get(f"/api/{path}", HTTP_AUTHORIZATION=f"Bearer {token_text}").status_code == 401
@@ -164,6 +165,32 @@ def test_a_trend_is_of_one_tenant(manager: Client, browser: Client, spent: None)
     browser.defaults.pop("HTTP_AUTHORIZATION", None)
     assert browser.get("/api/spend/trend").status_code == 400
     assert browser.get("/api/spend/trend", {"tenant": "acme"}).status_code == 200
+
+
+@pytest.mark.parametrize(("today", "flags"), [(1, (False, False)), (9, (True, True))])
+def test_a_trend_says_whether_the_present_hour_and_day_are_unusual(
+    manager: Client, token: ApiToken, model: Model, today: int, flags: tuple[bool, bool]
+) -> None:
+    now = datetime.now(UTC)
+    for day in range(10):
+        settle(open_attempt(token, model, at=now - day * DAY), cost_usd=Decimal(today if day == 0 else 1))
+    roll_up()
+    found = manager.get("/api/spend/trend", {"period": "day"}).json()["anomaly"]
+    assert (found["hour"]["is_anomalous"], found["day"]["is_anomalous"]) == flags
+    for name in ("hour", "day"):
+        assert (found[name]["spent_usd"], found[name]["usual_usd"]) == (str(today), "1")
+        assert (found[name]["limit_usd"], found[name]["days"]) == ("1.5", 9)
+
+
+def test_nothing_is_unusual_before_there_is_a_week_to_compare(manager: Client, spent: None) -> None:
+    found = manager.get("/api/spend/trend").json()["anomaly"]["hour"]
+    assert (found["is_anomalous"], found["usual_usd"], found["limit_usd"]) == (False, None, None)
+
+
+def test_a_trend_of_what_is_not_counted_together_is_refused(manager: Client, spent: None) -> None:
+    answer = manager.get("/api/spend/trend", {"tag": "night", "model": "small"})
+    assert answer.status_code == 400
+    assert "Tags and end users" in answer.json()["detail"]
 
 
 # ------------------------------------------------------------------------------------------ budgets
@@ -197,6 +224,7 @@ def test_budgets_are_told_as_they_stand(manager: Client, budget: Callable[..., B
     assert first["starts_at"][:10] == NOW.strftime("%Y-%m-01")
     assert first["resets_at"] == first["ends_at"]
     assert (second["name"], second["spent"], second["resets_at"], second["hard"]) == ("untouched", "0", None, False)
+    assert manager.get("/api/budget").json() == manager.get("/api/budgets").json()
 
 
 def test_a_budget_of_each_ones_own_has_a_line_for_each(tenant: Tenant, budget: Callable[..., Budget]) -> None:
@@ -210,14 +238,16 @@ def test_a_budget_of_each_ones_own_has_a_line_for_each(tenant: Tenant, budget: C
 
 def test_a_rolling_window_has_the_slices_that_are_not_outside(tenant: Tenant, budget: Callable[..., Budget]) -> None:
     rolling = budget("rolling", period="rolling", rolling_s=3600, cap=Decimal(5))
-    for minutes, amount in ((0, 1), (30, 2), (59, 4), (61, 8)):
-        start = NOW - timedelta(minutes=minutes)
+    now = NOW.replace(second=0, microsecond=0)
+    for minutes, amount in ((0, 1), (30, 2), (59, 4), (60, 0), (61, 8)):
+        start = now - timedelta(minutes=minutes)
         BudgetPeriod.objects.create(
             tenant=tenant, budget=rolling, starts_at=start, ends_at=start + timedelta(seconds=60), spent=amount
         )
-    [found] = budgets_of([tenant.pk], NOW)
-    assert (found.spent, found.remaining) == (7, 0)
-    assert found.resets_at == NOW - timedelta(minutes=59) + timedelta(seconds=60) + HOUR
+    for moment in (now, now + timedelta(seconds=59)):
+        [found] = budgets_of([tenant.pk], moment)
+        assert (found.spent, found.remaining) == (7, 0)
+        assert found.resets_at == now - timedelta(minutes=59) + timedelta(seconds=60) + HOUR
 
 
 def test_an_operator_sees_the_installations_budgets(browser: Client, budget: Callable[..., Budget]) -> None:
@@ -250,11 +280,10 @@ def test_a_key_is_told_of_itself(
     budget("ours", scope="project", project=project)
     budget("everybodys")
     budget("not-mine", scope="token", token=other)
-    budget("a-models", scope="model", subject="small")
     RateLimit.objects.create(tenant=project.tenant, scope="token", token=token, requests_per_minute=7)
     RateLimit.objects.create(tenant=project.tenant, scope="token", token=other, requests_per_minute=8)
     RateLimit.objects.create(tenant=project.tenant, scope="tenant", concurrent=9)
-    found = usage_of(str(token.pk), NOW)
+    found = usage_of(str(token.pk), REACH, NOW)
     assert (found["key"], found["today"]["requests"], found["today"]["spend_usd"]) == ("ci", 1, "0.000000000001")
     assert found["today"]["tokens"] == 120
     assert [(row["name"], row["left"]) for row in found["budgets"]] == [
@@ -266,7 +295,53 @@ def test_a_key_is_told_of_itself(
         ("tenant", None, 9),
         ("token", 7, None),
     ]
-    assert usage_of(str(other.pk), NOW)["this_month"]["requests"] == 0
+    assert usage_of(str(other.pk), REACH, NOW)["this_month"]["requests"] == 0
+
+
+def test_a_key_is_told_of_every_budget_that_can_refuse_it(
+    token: ApiToken, budget: Callable[..., Budget], other_tenant: Tenant
+) -> None:
+    budget("one-model", scope="model", subject="small", used="25")
+    budget("other-model", scope="model", subject="out-of-reach")
+    budget("lab", scope="provider", subject="lab")
+    budget("nightly", scope="key", subject="nightly", used="50")
+    budget("users", scope="user", subject="*")
+    budget("keys", scope="key", subject="*")
+    budget("alice", scope="user", subject="alice", used="50")
+    budget("all", scope="installation", tenant=None, used="12.3456")
+    budget("theirs", tenant=other_tenant)
+    for scope, used in (("model", ("small", "out-of-reach")), ("user", ("alice", "bob"))):
+        each = Budget.objects.filter(name="users").first() if scope == "user" else budget("m", "model", subject="*")
+        for subject in used:
+            BudgetPeriod.objects.create(
+                tenant=token.tenant, budget=each, subject=subject, starts_at=NOW - HOUR, ends_at=NOW + HOUR, spent=7
+            )
+    found = {row["name"]: row for row in usage_of(str(token.pk), REACH, NOW)["budgets"]}
+    told = {
+        name: (row["scope"], row["subject"], row["cap"], row["spent"], row["left"], row["used_percent"])
+        for name, row in found.items()
+    }
+    assert told == {
+        "one-model": ("model", "small", "100", "25", "74.5", "25.00"),
+        "lab": ("provider", "lab", "100", "0", "100", "0.00"),
+        "m": ("model", "small", "100", "7", "93", "7.00"),
+        "nightly": ("key", "nightly", "100", "50", "49.5", "50.00"),
+        "users": ("user", "*", "100", None, None, None),
+        "keys": ("key", "*", "100", None, None, None),
+        "all": ("installation", None, None, None, None, "12.34"),
+    }
+    assert found["all"]["resets_at"] == found["one-model"]["resets_at"]
+
+
+def test_a_budget_of_each_model_that_none_of_them_used_is_told_once(
+    token: ApiToken, budget: Callable[..., Budget]
+) -> None:
+    each = budget("each", scope="model", subject="*")
+    BudgetPeriod.objects.create(
+        tenant=token.tenant, budget=each, subject="out-of-reach", starts_at=NOW - HOUR, ends_at=NOW + HOUR, spent=7
+    )
+    [row] = usage_of(str(token.pk), REACH, NOW)["budgets"]
+    assert (row["subject"], row["spent"], row["left"]) == ("*", "0", "100")
 
 
 async def test_usage_asks_for_a_key(real_commits: Database) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from msgspec import structs
 
+from billing.admission import refusal
 from billing.budgets import BudgetFacts, Reservation, period_of
 from billing.ledger import STALE, Ledger, NewAttempt
 from billing.windows import Window
@@ -64,6 +65,17 @@ def state(charged: Charged, facts: BudgetFacts) -> tuple[Decimal, Decimal]:
 
 def usd(micro: int) -> Decimal:
     return Decimal(micro) / MICRO
+
+
+async def admitted(ledger: Ledger, attempt: NewAttempt) -> NewAttempt:
+    assert (await ledger.admit(attempt)).verdict == "admitted"
+    return attempt
+
+
+def ends_at(facts: BudgetFacts) -> datetime:
+    _, end = facts.window.period(datetime.now(UTC))
+    assert end is not None
+    return end
 
 
 async def settled(ledger: Ledger, charged: Charged, attempt: NewAttempt, cost_pico: int, **changes: object) -> None:
@@ -254,6 +266,78 @@ async def test_a_rolling_window_counts_the_slices_within_it(ledger: Ledger, char
         if admission.verdict == "admitted":
             await settled(ledger, charged, attempt, 0)
     assert verdicts == ["admitted", "admitted", "admitted", "full", "admitted", "full", "admitted"]
+
+
+async def test_a_refusal_says_what_is_left_and_what_was_needed(ledger: Ledger, charged: Charged) -> None:
+    limit = budget(charged, "0.000025")
+    await settled(ledger, charged, await admitted(ledger, asking(charged, limit)), 20 * MICRO)
+    error = refusal(await ledger.admit(asking(charged, limit, likely_pico=8 * MICRO)), [limit])
+    assert (error.status, error.code, error.should_retry) == (402, "budget_exceeded", False)
+    assert {name: error.details[name] for name in ("cap", "spent", "left", "needed", "resets_at")} == {
+        "cap": "0.000025",
+        "spent": "0.00002",
+        "left": "0.000005",
+        "needed": "0.000009",  # the prompt, and one token of an answer
+        "resets_at": ends_at(limit).isoformat(),
+    }
+    assert "0.00002 spent, 0.000005 USD left of 0.000009 needed." in error.message
+
+
+async def test_a_refusal_by_the_installations_budget_keeps_its_amounts_to_itself(
+    ledger: Ledger, charged: Charged
+) -> None:
+    limit = budget(charged, "0.000015")
+    refused = await ledger.admit(asking(charged, limit, input_pico=20 * MICRO))
+    error = refusal(refused, [structs.replace(limit, name="all", scope="installation")])
+    assert {name: error.details[name] for name in ("scope", "cap", "spent", "left", "needed")} == {
+        "scope": "installation",
+        "cap": None,
+        "spent": None,
+        "left": None,
+        "needed": "0.000021",
+    }
+    assert error.message.startswith(
+        "The installation budget 'all' leaves no room for this request: 0.000021 USD needed. It starts over at"
+    )
+
+
+@pytest.mark.parametrize(("metric", "cap", "needed"), [("tokens", 100, "101"), ("requests", 0, "1")])
+async def test_what_was_needed_is_in_the_budgets_metric(
+    ledger: Ledger, charged: Charged, metric: str, cap: int, needed: str
+) -> None:
+    limit = budget(charged, cap, metric)
+    error = refusal(await ledger.admit(asking(charged, limit)), [limit])
+    assert (error.details["left"], error.details["needed"]) == (str(cap), needed)
+
+
+async def test_a_refusal_by_a_rolling_window_says_when_the_first_of_it_is_free(
+    ledger: Ledger, charged: Charged
+) -> None:
+    limit = budget(charged, 2, "requests", window=Window("rolling", rolling_s=3600))
+    start = datetime(2026, 11, 21, 12, 0, 30, tzinfo=UTC)
+    for minutes in (0, 20):
+        at = start + timedelta(minutes=minutes)
+        await settled(ledger, charged, await admitted(ledger, asking(charged, limit, at=at)), 0)
+    refused = await ledger.admit(asking(charged, limit, at=start + timedelta(minutes=40)))
+    error = refusal(refused, [limit])
+    assert error.details["resets_at"] == "2026-11-21T13:01:00+00:00"
+    assert "within 1 hour the first is free again at 2026-11-21T13:01:00+00:00" in error.message
+    at = datetime.fromisoformat(error.details["resets_at"])
+    early = asking(charged, limit, at=at - timedelta(seconds=1))
+    assert (await ledger.admit(early)).verdict == "full"
+    await admitted(ledger, asking(charged, limit, at=at))
+
+
+@pytest.mark.parametrize(("cap", "resets_at"), [(1, "2026-11-21T14:02:00+00:00"), (0, None)])
+async def test_all_of_a_window_may_be_used_now_or_nothing_at_all(
+    ledger: Ledger, charged: Charged, cap: int, resets_at: str | None
+) -> None:
+    limit = budget(charged, cap, "requests", window=Window("rolling", rolling_s=7200))
+    at = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    for _ in range(cap):
+        await settled(ledger, charged, await admitted(ledger, asking(charged, limit, at=at)), 0)
+    error = refusal(await ledger.admit(asking(charged, limit, at=at)), [limit])
+    assert error.details["resets_at"] == resets_at
 
 
 async def test_two_processes_never_pass_a_cap(ledger: Ledger, other_ledger: Ledger, charged: Charged) -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from billing.groupcommit import json_rows
 from billing.ledger import _SETTLE, Ledger, NewSettlement
 from billing.spool import MAX_LINE_BYTES, Spool, SpoolFull
+from tests.provision import ROOT
 
-from .conftest import ROOT, Charged, new_id
+from .conftest import Charged, new_id
 
 LINES = [b'{"attempt":1}', b"", b'{"attempt":2,"error_code":"\\n"}', "{ä\u2028}".encode()]
 

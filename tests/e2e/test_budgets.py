@@ -216,6 +216,41 @@ def test_every_end_user_has_a_budget_of_its_own(gateways, vendors) -> None:
         client.chat.completions.create(model="small", messages=ASKED)
 
 
+def test_the_budget_keys_own_header_counts_and_goes_no_further(gateways, vendors) -> None:
+    declare(gateways, vendors, "{name: nightly, scope: key, of: nightly, limit: {requests: 1}, rolling: 24h}")
+    with sdk(gateways[0], "free") as client:
+        named = {"x-budget-key": "nightly", "x-gateway-tags": "a-tag"}
+        client.chat.completions.create(model="slow", messages=ASKED, extra_headers=named)
+        heard = httpx.get(f"{vendors.url}/_log", params={"model": "slow-tok8-gap60"}).json()["calls"]
+        assert heard
+        assert not any(name.lower() in named for call in heard for name in call["headers"])
+        asked_at = datetime.now(UTC)
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.chat.completions.create(model="slow", messages=ASKED, extra_headers=named)
+        client.chat.completions.create(model="small", messages=ASKED)
+    body = refused.value.body
+    told = {name: body[name] for name in ("scope", "metric", "cap", "spent", "left", "needed")}
+    assert told == {"scope": "key", "metric": "requests", "cap": "1", "spent": "1", "left": "0", "needed": "1"}
+    whole_day, slice_ = timedelta(hours=24), timedelta(minutes=24)
+    assert whole_day - slice_ < datetime.fromisoformat(body["resets_at"]) - asked_at <= whole_day + slice_
+
+
+def test_a_key_sees_the_budgets_that_can_refuse_it(gateways, vendors) -> None:
+    declare(
+        gateways,
+        vendors,
+        "{name: u-dear, scope: model, of: dear, limit: {usd: 4}, period: month}",
+        "{name: u-lab, scope: provider, of: lab, limit: {requests: 100000}, period: month}",
+        '{name: u-each, scope: user, of: "*", limit: {requests: 5}, period: day}',
+        "{name: u-cut, scope: token, of: cut, limit: {usd: 4}, period: day}",
+    )
+    answer = httpx.get(f"{gateways[0].url}/v1/usage", headers={"authorization": f"Bearer {TOKENS['free']}"})
+    told = {row["name"]: row for row in answer.json()["budgets"]}
+    assert {"u-dear", "u-lab", "u-each"} <= told.keys()
+    assert "u-cut" not in told
+    assert (told["u-dear"]["left"], told["u-each"]["left"], told["u-each"]["cap"]) == ("4", None, "5")
+
+
 def test_a_price_that_is_declared_ahead_holds_from_its_moment_on(gateways, vendors) -> None:
     moment = datetime.now(UTC) + timedelta(seconds=4)
     begins = f'effective_from: "{moment.isoformat()}"'

@@ -19,6 +19,8 @@ OPEN = {
     "health/ready": "readiness, for load balancers",
     "metrics": "asks for METRICS_TOKEN or a listed network (test_metrics.py)",
     "v1/<path:rest>": "tells anybody only that a path is unknown",
+    "api/": "tells anybody only that a path is unknown",
+    "api/<path:rest>": "tells anybody only that a path is unknown",
     "v1/": "has no view of its own: the API's name for reversing",
     "admin/login/": "is the sign-in page",
     "admin/logout/": "leads back to the sign-in page",
@@ -30,6 +32,7 @@ COMMANDS = {
     "import_prices", "import_scores", "issue_token", "judge", "learn", "migrate", "prepare", "reap", "reconcile",
     "replay", "reprice", "retention", "revoke_token", "rollup", "rotate_master_key", "routerlab", "send_alerts",
     "serve", "up", "usage_report", "verify_audit", "verify_ledger",
+    "weight_snapshots",
 }  # fmt: skip
 
 

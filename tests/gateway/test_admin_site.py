@@ -35,6 +35,7 @@ from billing.models import (
     UsageHourTag,
     UsageHourUser,
 )
+from gateway import urls  # noqa: F401 - registers the pages
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey, RequestLog
 from routing.models import (
     BankedConversation,
@@ -147,6 +148,21 @@ def test_every_page_sends_strangers_to_sign_in(world: World, browser: Client) ->
 def test_only_staff_superusers_get_in(client: Client, db: None, flags: dict[str, bool]) -> None:
     client.force_login(User.objects.create_user("bob@example.com", PASSWORD, **flags))
     assert client.get(reverse("admin:index")).status_code == 302
+
+
+def test_what_limits_refused_stands_apart_from_what_failed(token: ApiToken, browser: Client) -> None:
+    now = datetime.now(UTC)
+    for status, code in ((402, "budget_exceeded"), (429, "rate_limit_exceeded"), (502, "provider_error")):
+        log_request(token, at=now, status=status, error_code=code)
+    start = browser.get(reverse("admin:index")).content.decode()
+    assert "budget_exceeded" not in start
+    assert "502 provider_error" in start
+    assert re.search(r'Refused</span><span class="tile-value">2</span>', start)
+    shown = {
+        outcome: browser.get(page(RequestLog, "changelist"), {"outcome": outcome}).context["cl"].result_count
+        for outcome in ("refused", "failed")
+    }
+    assert shown == {"refused": 2, "failed": 1}
 
 
 def test_history_leads_to_the_audit_trail_of_the_row(world: World, browser: Client) -> None:

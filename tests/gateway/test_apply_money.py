@@ -70,6 +70,47 @@ def one_budget(fields: str) -> str:
     return acme(f"budgets: [{{name: b, {fields}}}]")
 
 
+# ------------------------------------------------------------------ what a plan shows
+
+
+def test_a_plan_says_everything_in_the_files_words(apply: Applied) -> None:
+    told = apply(WHOLE, plan=True)
+    assert "(none)" not in told
+    assert "    limit: 5000 requests\n    period: day\n    hard: false\n" in told
+    assert "    limit: 9 tokens\n    period: rolling\n    rolling: 24h\n" in told
+    assert "    window: 1h\n    cooldown: 2h\n" in told
+    assert "    rolling: 90m\n" in apply(one_budget("scope: tenant, limit: {usd: 1}, rolling: 90m"))
+    rule = acme("alert_rules: [{name: slow, kind: latency_p95, threshold: 1, window: 15m}]")
+    apply(rule)
+    assert "    window: 15m -> 2d\n" in apply(rule.replace("15m", "2d"))
+
+
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [
+        ("{input: 0, output: 0}", "{input: 0, output: 0}"),
+        ("{input: 1.50, output: 6, cached_input: 0}", "{input: 1.5, output: 6, cached_input: 0}"),
+        ("{input: 0, output: 0, per_request: 0.01}", "{input: 0, output: 0, per_request: 0.01}"),
+    ],
+)
+def test_a_price_of_nothing_is_shown_as_one(apply: Applied, price: str, said: str) -> None:
+    text = acme(f"providers: [{LAB}]\n    models: [{{name: small, provider: lab, price: {price}}}]")
+    assert f"    price: {said}\n" in apply(text, plan=True)
+    apply(text)
+    assert f"    price: {said} -> {{input: 7, output: 7}}\n" in apply(text.replace(price, "{input: 7, output: 7}"))
+
+
+def test_a_new_price_of_many_models_is_created_and_another_one_a_change(apply: Applied) -> None:
+    def priced(price: str) -> str:
+        return apply(f'prices: [{{kind: groq, vendor_model: "llama-*", {price}}}]')
+
+    told = priced("input: 0, output: 0.08")
+    assert "+ price groq/llama-*\n    price: {input: 0, output: 0.08}\nApplied: 1 created, 0 changed." in told
+    told = priced("input: 0.05, output: 0.08")
+    assert "~ price groq/llama-*\n    price: {input: 0, output: 0.08} -> {input: 0.05, output: 0.08}\n" in told
+    assert "Applied: 0 created, 1 changed." in told
+
+
 # ------------------------------------------------------------------ what is created
 
 

@@ -331,3 +331,41 @@ def test_a_model_of_another_tenant_cannot(apply: Applied, model: Model, other_te
     text: Any = acme("routing: {judge: {model: theirs}}").replace("acme", other_tenant.slug)
     Model.objects.create(tenant=model.tenant, provider=model.provider, name="theirs", vendor_model="x")
     assert apply.refused(text) == ["7: judge.model: there is no model 'theirs'."]
+
+
+# ------------------------------------------------------------------ the names in rules
+
+
+def with_rules(*rules: str) -> str:
+    lines = "".join(f"        - {rule}\n" for rule in rules)
+    return f"""tenants:
+  - slug: acme
+    providers: [{LAB}]
+    models:
+      - {{name: small, provider: lab}}
+      - {{name: large, provider: lab}}
+    routing:
+      rules:
+{lines}"""
+
+
+def test_a_rule_that_asks_an_unknown_model_is_refused_at_its_line(apply: Applied) -> None:
+    asks = "{rule: llm, model: smal}"
+    assert apply.refused(with_rules("{rule: cheapest, keep: 4}", asks)) == [
+        "10: rule 2: there is no model 'smal'; did you mean 'small'?"
+    ]
+    assert not RoutingSettings.objects.exists()
+    apply(with_rules("{rule: cheapest, keep: 4}", asks.replace("smal", "small")))
+    assert RoutingSettings.objects.get().rules == [
+        {"rule": "cheapest", "keep": 4},
+        {"rule": "llm", "model": "small"},
+    ]
+
+
+def test_a_pattern_that_means_no_model_is_named_with_its_line(apply: Applied) -> None:
+    apply(with_rules('{rule: models, allow: ["sm*", "lab/large", "gtp-*"]}', '{rule: models, deny: ["old/*"]}'))
+    assert [line for line in apply.err.splitlines() if "called" in line] == [
+        "warning: line 9: rule 1 of acme: no model is called 'gtp-*'.",
+        "warning: line 10: rule 2 of acme: no model is called 'old/*'.",
+    ]
+    assert len(RoutingSettings.objects.get().rules) == 2

@@ -169,6 +169,16 @@ def test_a_provider_that_is_not_there_fails_to_connect() -> None:
 
 
 @pytest.mark.django_db
+def test_a_missing_key_is_named_before_anything_is_called() -> None:
+    provider = Provider.objects.create(name="openai", kind="openai")
+    with pytest.raises(CommandError, match="openai failed at configuration: The provider has no key, and needs one"):
+        run("check_provider", "openai")
+    provider.refresh_from_db()
+    assert (provider.check_status, provider.check_message) == ("failing", "The provider has no key, and needs one.")
+    assert not Attempt.objects.exists()
+
+
+@pytest.mark.django_db
 def test_an_unreadable_key_fails_before_anything_is_called(vendors: VendorServer) -> None:
     provider = add_lab(vendors)
     ProviderKey.objects.filter(provider=provider).update(ciphertext=b"\x01" + b"\0" * 60)

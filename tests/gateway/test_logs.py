@@ -125,6 +125,19 @@ def test_an_exception_that_is_none_is_left_out() -> None:
     assert "exception" not in line_of(lambda logger: logger.exception("nothing was raised"))  # noqa: LOG004
 
 
+@pytest.mark.parametrize(("status", "told"), [(403, False), (404, False), (500, True)])
+def test_only_a_failing_page_brings_its_traceback(status: int, told: bool) -> None:
+    def emit(logger: logging.Logger) -> None:
+        try:
+            fail("no")
+        except ValueError as exc:
+            logger.warning("Forbidden: %s", "/admin/", exc_info=exc, extra={"status_code": status})
+
+    line = line_of(emit)
+    assert ("exception" in line) is told
+    assert (line["event"], line["status_code"]) == ("Forbidden: /admin/", status)
+
+
 def test_a_stack_is_told_where_it_is_asked_for() -> None:
     stack = line_of(lambda logger: logger.info("x", stack_info=True))["stack_info"]
     assert stack.startswith("Stack (most recent call last):\n")
@@ -387,8 +400,7 @@ except ZeroDivisionError:
 loop = asyncio.new_event_loop()
 loop.call_exception_handler({"message": "the loop says " + token})
 loop.close()
-if sys.argv[1] == "json":
-    warnings.warn("a warning says " + token)
+warnings.warn("a warning says " + token)
 """
 NAMES = (
     "gateway.pipeline", "uvicorn.error", "uvicorn", "celery", "celery.task", "celery.worker.strategy", "celery.redirected",
@@ -421,7 +433,7 @@ def test_the_loggers_of_every_library_write_the_same_lines() -> None:
 
 def test_people_read_every_librarys_lines_in_one_form() -> None:
     lines = [line for line in everybody("console") if not line.startswith("    ")]
-    assert [line.split()[2] for line in lines] == [*NAMES, "ours", "ours", "asyncio"]
+    assert [line.split()[2] for line in lines] == [*NAMES, "ours", "ours", "asyncio", "py.warnings"]
     assert not re.search(r"gw_\w{12}_\w", "".join(lines))
 
 

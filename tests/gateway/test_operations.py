@@ -31,11 +31,14 @@ def test_today_stands_beside_yesterday_up_to_the_same_time(token: ApiToken) -> N
     assert (found.today.requests, found.before.requests) == (2, 1)
 
 
-def test_hang_ups_are_no_errors(token: ApiToken) -> None:
-    for status in (200, 200, 499, 429, 502):
+def test_neither_hang_ups_nor_what_limits_refuse_are_errors(token: ApiToken) -> None:
+    for status in (200, 200, 499, 402, 429, 502, 404, 503):
         log_request(token, at=NOON, status=status)
-    today = operations.overview(NOON).today
-    assert (today.requests, today.errors, today.error_rate) == (5, 2, 0.4)
+    found = operations.overview(NOON)
+    assert (found.today.requests, found.today.errors, found.today.refused) == (8, 3, 2)
+    assert found.today.error_rate == 0.375
+    assert {row.status for row in found.errors} == {404, 502, 503}
+    assert sum(hour.errors for hour in found.hours) == 3
 
 
 def test_an_idle_day_has_no_rates(db: None) -> None:

@@ -1,5 +1,7 @@
 """The operators' pages of tenants, projects, people and API tokens."""
 
+import html
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +13,7 @@ from django.urls import reverse
 
 from audit.models import AuditEvent
 from audit.record import Actor
-from billing.models import Adjustment
+from billing.models import Adjustment, Budget, RateLimit
 from gateway.models import Model
 from tenants.models import ApiToken, Membership, Project, Tenant, User
 from tests.ledger_rows import log_request, open_attempt, settle
@@ -239,3 +241,21 @@ def test_changing_ones_own_password_is_audited(browser: Client, operator: User) 
     [event] = events("user.changed")
     assert event.actor_id == operator.pk
     assert browser.get(reverse("admin:index")).status_code == 200
+
+
+def test_a_tenants_page_leads_to_all_that_is_its_own(browser: Client, token: ApiToken, other_tenant: Tenant) -> None:
+    tenant = token.tenant
+    for owner in (tenant, other_tenant):
+        Budget.objects.create(tenant=owner, name=f"of-{owner}", scope="tenant", metric="usd", cap=1)
+        RateLimit.objects.create(tenant=owner, scope="tenant", concurrent=1)
+    page = browser.get(url("tenant", "change", tenant.pk)).content.decode()
+    links = {text: html.unescape(href) for href, text in re.findall(r'<a href="([^"?]+\?[^"]+)">([a-z ]+)</a>', page)}
+    for text in (
+        "tokens", "providers", "models", "budgets", "limits", "alert rules", "alerts", "requests", "ledger",
+        "spend by the day", "spend by the hour", "audit",
+    ):  # fmt: skip
+        answer = browser.get(links[text])
+        assert answer.status_code == 200, text  # a filter that a list does not know would lead elsewhere
+        assert answer.context["cl"].has_active_filters, text
+    for text in ("budgets", "limits"):
+        assert [row.tenant for row in browser.get(links[text]).context["cl"].result_list] == [tenant]

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from billing.repricing import Repricing, reprice
 from gateway.management.operator_command import OperatorCommand, find_tenant, moment
@@ -22,6 +22,8 @@ class Command(OperatorCommand):
         parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["since"] >= options["until"]:
+            raise CommandError("--from must be before --to: nothing started in between.")
         result = reprice(
             self.actor,
             since=options["since"],

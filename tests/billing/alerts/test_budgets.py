@@ -126,6 +126,34 @@ def test_each_subject_passes_by_itself(tenant: Tenant) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("cap", "spent", "said", "percent"),
+    [
+        ("0.00002", "0.000019", "0.000019 of 0.00002 USD", "95.00"),
+        ("0.00002", "0.0000199999", "0.00001999 of 0.00002 USD", "99.99"),
+        ("100", "99.999", "99.99 of 100.00 USD", "99.99"),
+        ("5000", "4750.5", "4,750.50 of 5,000.00 USD", "95.01"),
+        ("2.5", "2.4", "2.40 of 2.50 USD", "96.00"),
+    ],
+)
+def test_an_amount_is_never_told_as_more_than_it_is(
+    tenant: Tenant, cap: str, spent: str, said: str, percent: str
+) -> None:
+    make_period(make_budget(tenant, cap=Decimal(cap), thresholds=[95]), spent)
+    raise_budget_alerts(NOW)
+    alert = Alert.objects.get()
+    assert f"has passed 95 %: {said} since" in alert.message
+    assert alert.facts["percent"] == percent
+
+
+def test_an_alert_says_when_its_period_starts_over(tenant: Tenant) -> None:
+    period = make_period(make_budget(tenant, thresholds=[80]), 85)
+    raise_budget_alerts(NOW)
+    facts = Alert.objects.get().facts
+    assert facts["resets_at"] == facts["ends_at"] == period.ends_at.isoformat()
+    assert (facts["period"], facts["rolling_s"]) == ("month", None)
+
+
 class TestRolling:
     """An hour, in slices of ten minutes."""
 
@@ -144,6 +172,18 @@ class TestRolling:
         assert raise_budget_alerts(NOW)["opened"] == 1
         alert = Alert.objects.get()
         assert (alert.budget_period, Decimal(alert.facts["spent"])) == (newest, 80)
+
+    def test_the_window_is_told_and_not_its_slices(self, budget) -> None:
+        self.slice(budget, NOW - timedelta(minutes=60), 0)
+        self.slice(budget, NOW - timedelta(minutes=50), 45)
+        self.slice(budget, NOW, 35)
+        raise_budget_alerts(NOW)
+        alert = Alert.objects.get()
+        assert "has passed 80 %: 80.00 of 100.00 USD within 1 hour; " in alert.message
+        assert (alert.facts["period"], alert.facts["rolling_s"]) == ("rolling", 3600)
+        assert alert.facts["starts_at"] == (NOW - timedelta(hours=1)).isoformat()
+        assert alert.facts["ends_at"] == NOW.isoformat()
+        assert alert.facts["resets_at"] == (NOW + timedelta(minutes=20)).isoformat()
 
     def test_a_window_that_falls_and_rises_is_not_told_each_time(self, budget) -> None:
         self.slice(budget, NOW - timedelta(minutes=50), 45)

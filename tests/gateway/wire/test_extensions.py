@@ -55,6 +55,24 @@ def test_every_option_comes_as_a_header() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["x-budget-key", "x-gateway-budget-key", "x-gateway-x-budget-key"])
+def test_the_budget_key_also_comes_under_its_bare_name(name: str) -> None:
+    assert take({}, {name: " nightly "})[0] == Extensions(budget_key="nightly")
+
+
+def test_the_bare_name_is_the_last_to_count() -> None:
+    for headers in (
+        {"x-budget-key": "a", "x-gateway-budget-key": "b"},
+        {"x-gateway-budget-key": "b", "x-budget-key": ""},
+    ):
+        assert take({}, headers)[0].budget_key == "b"
+    assert take({"x-budget-key": "c"}, {"x-budget-key": "a"}) == (Extensions(budget_key="c"), [])
+    assert take({}, {"x-budget-key": " "})[0] == Extensions()
+    with pytest.raises(InvalidRequest) as caught:
+        take({}, {"x-budget-key": "x" * 257})
+    assert caught.value.param == "x-budget-key"
+
+
 def test_the_body_wins_over_the_header_and_null_over_nothing() -> None:
     extensions, left = take(
         {"x-timeout": 5, "x-cache": None, "x-session-id": None},
