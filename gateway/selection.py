@@ -1,5 +1,6 @@
 """Which model answers when the caller leaves the choice to us: from a request to models in order, with the reason."""
 
+import difflib
 import random
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -26,7 +27,7 @@ from routing.classifier import COMPLEXITIES, TASKS, PromptFacts, classify
 from routing.decision import Exploration
 from routing.facts import RunningExperiment
 from routing.features import FeatureSpace, RequestFeatures
-from routing.precedence import Choice, Keys, by_engine, experiment_of, last_word
+from routing.precedence import Choice, Keys, by_engine, experiment_of, going_on, last_word
 from routing.routers import Question as RouterQuestion
 from routing.routers import Ranking, Router, candidate_of
 from routing.rules import Ease, Narrowed, llm, narrow, told
@@ -36,10 +37,12 @@ STRATEGY_OF: Mapping[str, str | None] = {"auto": None, "fast": "latency", "cheap
 ROUTED = frozenset({"chat", "count_tokens"})
 MOST_TRIED = 4  # models of one request: the first, and what follows when it fails
 MOST_REMEMBERED = 10_000
+MOST_NAMED = 10  # providers, to who asks for one that there is not
 LATEST = 200  # routed requests of a tenant by which shares are counted
 _Key = TypeVar("_Key", bound=Hashable)
 _Made = TypeVar("_Made")
 _Memo = dict[_Key, tuple[Mapping[str, Contestant], _Made]]
+_Conversation = tuple[str, str | None, int | None]
 _SPACE = FeatureSpace()
 _TOOLS_IN_FLIGHT = (b'"tool_calls"', b'"tool_use"', b'"function_call')
 _REFUSALS: Mapping[str, type[GatewayError]] = {
@@ -90,7 +93,9 @@ class Selection:
     @property
     def explored(self) -> bool:
         """Whether something else than the best was served in order to learn."""
-        return self.choice.by == "experiment" or (self.decision.exploratory and self.choice.by != "ramp")
+        return self.choice.by == "experiment" or (
+            self.decision.exploratory and self.choice.by != "ramp" and self.choice.model == self.decision.model
+        )
 
     def as_metadata(self) -> dict[str, Any]:
         """What the answer says of its routing: the choice, and the numbers of the engine's first two. All of them are
@@ -103,9 +108,9 @@ class Selection:
             "reason": self.choice.reason,
             "propensity": round(self.choice.propensity, 6),
             "experiment": self.choice.experiment.name if self.choice.experiment else None,
-            "candidates": [one.rounded() for one in self.decision.first(2)],
+            "candidates": self.decision.lead,
             "considered": len(self.decision.models),
-            "removed": {name: why for name, (_, why) in self.removed.items()} if self.removed else {},
+            "removed": {name: ": ".join(why) for name, why in self.removed.items()} if self.removed else {},
         }
 
 
@@ -126,14 +131,13 @@ class Selector:
         self._routers, self._conditions = routers, conditions
         self._rng, self._coin = np.random.default_rng(seed), random.Random(seed)  # noqa: S311 - nobody gains by guessing
         self._latest: dict[str, deque[str]] = {}
+        self._answering: dict[_Conversation, str] = {}
         self._fields: _Memo[tuple[str, str], _Field] = {}
         self._candidates: _Memo[tuple[str, ...], tuple[Candidate, ...]] = {}
 
     def question(self, policy: TenantPolicy, token: TokenFacts, request: Request) -> Question | None:
         """What a rule of the tenant wants a model to be asked before it can choose; mostly nothing."""
         rules = policy.routing.rules
-        if not rules:
-            return None
         place = next((place for place, rule in enumerate(rules) if rule["rule"] == llm.NAME), None)
         if place is None or rules[place]["model"] not in policy.models:
             return None
@@ -160,7 +164,7 @@ class Selector:
             sticks = wanted.session_id or request.affinity
             keys = Keys(request_id, sticks, request.end_user, _tools_in_flight(request))
             running = experiment_of(routing, features, narrowed.field, keys)
-        probability = _judge_probability(policy, router, running, request)
+        probability = _judge_probability(router, running, request) if routing.judges else 0.0
         judged = probability > 0 and self._coin.random() < probability  # before anything is decided
         strategy = STRATEGY_OF[request.model] or wanted.routing_strategy
         strategy = strategy or routing.strategy_for(token.id, token.project_id)
@@ -175,6 +179,15 @@ class Selector:
             self._rng,
         )
         choice = by_engine(routing, decision) if keys is None else last_word(routing, running, features, decision, keys)
+        if request.needs.tools and request.operation == "chat":
+            conversation = _conversation(token, wanted.session_id, asked.text)
+            before = self._answered_by(conversation)
+            if before not in {None, choice.model} and _tools_in_flight(request):
+                choice = going_on(before, routing, decision, choice)
+            self._remember(conversation, choice.model)
+        if wanted.prefer_provider and routing.contestants[choice.model].provider != wanted.prefer_provider:
+            unheard = f"no model of '{wanted.prefer_provider}' qualifies"
+            choice = replace(choice, reason=f"{choice.reason}; {unheard}")
         if routing.rules:
             self._latest.setdefault(policy.id, deque(maxlen=LATEST)).append(choice.model)
         names = decision.models
@@ -198,8 +211,9 @@ class Selector:
         chat model does."""
         if request.operation not in ROUTED:
             raise InvalidRequest(f"'{request.model}' chooses among chat models; name a model here.", param="model")
-        _refuse_unknown_words(request)
         wanted = request.extensions
+        if wanted.task_type is not None or wanted.complexity is not None:
+            _refuse_unknown_words(request)
         facts = PromptFacts.of(request)
         said = classify(facts)
         well = (
@@ -233,9 +247,20 @@ class Selector:
         narrowed = narrow(asked, allowed.everybody, policy.routing.rules, answer, allowed.ease)
         if not narrowed.field:
             raise _nothing_left(narrowed)
-        if preferred and (kept := [one for one in narrowed.field if one.provider == preferred]):
-            return Narrowed(kept, narrowed.removed, narrowed.points, narrowed.skipped)
+        if preferred:
+            if kept := [one for one in narrowed.field if one.provider == preferred]:
+                return Narrowed(kept, narrowed.removed, narrowed.points, narrowed.skipped)
+            _refuse_unknown_provider(policy, preferred)
         return narrowed
+
+    def _answered_by(self, conversation: Sequence[_Conversation]) -> str | None:
+        """The model that this process last had go on with a conversation."""
+        return next((model for key in conversation if (model := self._answering.get(key))), None)
+
+    def _remember(self, conversation: Sequence[_Conversation], model: str) -> None:
+        if len(self._answering) >= MOST_REMEMBERED:
+            self._answering.clear()
+        self._answering.update(dict.fromkeys(conversation, model))
 
     def _allowed(self, policy: TenantPolicy, token: TokenFacts) -> _Field:
         """The models this token may use. Raises ModelNotAllowed, or NoProviderConfigured where there are none."""
@@ -286,11 +311,19 @@ def _refuse_unknown_words(request: Request) -> None:
         raise InvalidRequest(f"'x-complexity' is none of {', '.join(COMPLEXITIES)}.", param="x-complexity")
 
 
-def _judge_probability(
-    policy: TenantPolicy, router: Router, running: RunningExperiment | None, request: Request
-) -> float:
+def _refuse_unknown_provider(policy: TenantPolicy, name: str) -> None:
+    """Raises InvalidRequest where no model of the tenant is a provider's of this name."""
+    models = policy.models.values()
+    known = {one.provider_name for one in models} | {target.provider_name for one in models for target in one.targets}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:MOST_NAMED]
+        named = f" There are {', '.join(near)}." if near else ""
+        raise InvalidRequest(f"There is no provider '{name[:100]}'.{named}", param="x-prefer-provider")
+
+
+def _judge_probability(router: Router, running: RunningExperiment | None, request: Request) -> float:
     """With which this answer is judged: 0 once the day's money is spent; an experiment's answers more often."""
-    probability = router.judge_probability if policy.routing.judges and request.operation == "chat" else 0.0
+    probability = router.judge_probability if request.operation == "chat" else 0.0
     return max(probability, running.judge_rate) if running is not None and probability > 0 else probability
 
 
@@ -300,6 +333,13 @@ def _tools_in_flight(request: Request) -> bool:
         return False
     text = bytes(said)
     return any(mark in text for mark in _TOOLS_IN_FLIGHT)
+
+
+def _conversation(token: TokenFacts, session: str | None, text: str) -> list[_Conversation]:
+    """What tells which conversation a request goes on with, the surest first. The user's words stay the same while
+    tools are called; several agents may share a session."""
+    known: list[_Conversation] = [(token.id, session, hash(text))] if text else []
+    return known if session is None else [*known, (token.id, session, None)]
 
 
 def _exploration(policy: TenantPolicy, request: Request) -> Exploration:

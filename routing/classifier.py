@@ -36,8 +36,9 @@ class PromptFacts(Struct, frozen=True):
     def of(cls, request: Request) -> Self:
         """Of what a caller asks."""
         fields, needs, gist = request.fields, request.needs, request.gist
+        text = gist.question
         return cls(
-            text=_edges(gist.question),
+            text=text if len(text) <= 2 * EDGE_CHARS else _edges(text),
             system=gist.instructions[:SYSTEM_CHARS],
             messages=gist.turns,
             total_chars=request.input_chars,

@@ -1,6 +1,6 @@
 """What goes into and comes out of the router's engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from routing.features import RequestFeatures, Vector
 from routing.slate import Scoring
+
+DIGITS = 6  # of what is told of a decision
 
 
 class Exploration(Enum):
@@ -30,8 +32,8 @@ class Label:
 
 
 class Ranked(Struct, frozen=True):
-    """One candidate in a decision. Cost in USD per 1,000 requests; penalty and ``points`` (a rule's) in points of
-    quality."""
+    """One candidate in a decision, as it is told: rounded. Cost in USD per 1,000 requests; penalty and ``points`` (a
+    rule's) in points of quality."""
 
     model: str
     mean: float
@@ -46,10 +48,6 @@ class Ranked(Struct, frozen=True):
         """What candidates are compared by."""
         return self.mean - self.penalty + self.points
 
-    def rounded(self) -> dict[str, Any]:
-        """For whoever reads it: numbers with six digits."""
-        return {"model": self.model} | {name: round(getattr(self, name), 6) for name in _NUMBERS}
-
 
 class Decision:
     """Candidates in the order they should be tried, why the first one is first, and the challenger of a shadow pair.
@@ -60,6 +58,7 @@ class Decision:
     __slots__ = (
         "_chosen",
         "_features",
+        "_lead",
         "_odds",
         "_places",
         "_points",
@@ -86,9 +85,9 @@ class Decision:
     ) -> None:
         """``scores`` and the other lists are by candidate of the slate; ``chosen`` and ``challenger`` are numbers in
         it. Without ``odds`` there was no chance in it."""
-        self._scoring, self._features = scoring, features
-        self._scores, self._chosen = scores, chosen
+        self._scoring, self._features, self._scores, self._chosen = scoring, features, scores, chosen
         self._odds, self._points = odds, points
+        self._lead: Sequence[Ranked] | None = None
         names = scoring.slate.models
         places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         if places[0] != chosen:
@@ -108,26 +107,34 @@ class Decision:
     @property
     def propensity(self) -> float:
         """Probability with which this model was chosen for this request."""
-        return self._odds_of(self._chosen)
+        return 1.0 if self._odds is None else self._odds[self._chosen]
 
     @property
     def order(self) -> Sequence[Ranked]:
         """All candidates, the one that answers first, the others by score."""
-        return self.first(len(self._places))
+        return self._first(len(self._places))
 
-    def first(self, count: int) -> Sequence[Ranked]:
-        """The first so many of ``order``."""
-        scoring, tokens = self._scoring, self._features.input_tokens
-        means, sds = scoring.means(self._features), scoring.sds(self._features)
+    @property
+    def lead(self) -> Sequence[Ranked]:
+        """The first two of ``order``, or the only one."""
+        if self._lead is None:
+            self._lead = self._first(2)
+        return self._lead
+
+    def _first(self, count: int) -> Sequence[Ranked]:
+        odds, points, chosen, tokens = self._odds, self._points, self._chosen, self._features.input_tokens
+        expected = self._scoring.of_text(self._features)
+        means, sds = expected.means, expected.sds
+        costs, penalties = self._scoring.costs(tokens), self._scoring.penalties(tokens)
         return [
             Ranked(
                 name,
-                means[place],
-                sds[place],
-                scoring.cost(place, tokens),
-                scoring.penalty(place, tokens),
-                self._odds_of(place),
-                self._points[place] if self._points else 0.0,
+                round(means[place], DIGITS),
+                round(sds[place], DIGITS),
+                round(costs[place], DIGITS),
+                round(penalties[place], DIGITS),
+                float(place == chosen) if odds is None else round(odds[place], DIGITS),
+                0.0 if points is None else round(points[place], DIGITS),
             )
             for name, place in zip(self.models[:count], self._places, strict=False)
         ]
@@ -135,7 +142,7 @@ class Decision:
     @property
     def reason(self) -> str:
         """The decision in words."""
-        first = self.first(1)[0]
+        first = self.lead[0]
         expected = f"expected quality {first.mean:.2f} ± {first.sd:.2f}"
         told = f"{first.model}: {expected}, {first.cost:.3f} USD per 1,000 requests"
         if self.exploratory:
@@ -143,12 +150,32 @@ class Decision:
         if len(self.models) == 1:
             return f"{told}; the only candidate"
         ahead = self._scores[self._places[0]] - self._scores[self._places[1]]
-        beyond = "cost and latency" if self._points is None else "cost, latency and rules"
-        return f"{told}; ahead of {self.models[1]} by {ahead:.3f} after {beyond}"
+        return f"{told}; ahead of {self.models[1]} by {ahead:.3f}{self._after}"
+
+    @property
+    def _after(self) -> str:
+        """What the lead is after, beside quality: only what counts for this taste."""
+        taste = self._scoring.taste
+        return _AFTER[taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None]
 
     def as_data(self) -> dict[str, list[Any]]:
-        """For a log row: ``model, mean, sd, cost, penalty, propensity, points`` as lists, in the order of trial."""
-        return columns_of(self.order, with_points=self._points is not None)
+        """For a log row: ``model, mean, sd, cost, penalty, propensity, points`` as lists, in the order of trial and
+        rounded to six digits; ``points`` only where a rule gave any."""
+        scoring, chosen, tokens = self._scoring, self._chosen, self._features.input_tokens
+        expected = scoring.of_text(self._features)
+        columns: list[Sequence[float]] = [
+            expected.means,
+            expected.sds,
+            scoring.costs(tokens),
+            scoring.penalties(tokens),
+            self._odds or [float(place == chosen) for place in range(len(self._places))],
+        ]
+        if self._points is not None:
+            columns.append(self._points)
+        data: dict[str, list[Any]] = {"model": self.models}
+        for name, column in zip(_NUMBERS, columns, strict=False):
+            data[name] = [round(column[place], DIGITS) for place in self._places]
+        return data
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Decision):
@@ -163,16 +190,15 @@ class Decision:
     def __repr__(self) -> str:
         return f"Decision({self.reason!r})"
 
-    def _odds_of(self, place: int) -> float:
-        return float(place == self._chosen) if self._odds is None else self._odds[place]
-
-
-def columns_of(ranked: Sequence[Ranked], *, with_points: bool = False) -> dict[str, list[Any]]:
-    """Candidates as columns, numbers rounded to six digits; ``points`` only where a rule gave any."""
-    columns: dict[str, list[Any]] = {"model": [one.model for one in ranked]}
-    for name in _NUMBERS if with_points else _NUMBERS[:-1]:
-        columns[name] = [round(getattr(one, name), 6) for one in ranked]
-    return columns
-
 
 _NUMBERS = ("mean", "sd", "cost", "penalty", "propensity", "points")
+_AFTER: Mapping[tuple[bool, bool, bool], str] = {  # by whether cost, latency and rules count
+    (False, False, False): "",
+    (True, False, False): " after cost",
+    (False, True, False): " after latency",
+    (True, True, False): " after cost and latency",
+    (False, False, True): " after rules",
+    (True, False, True): " after cost and rules",
+    (False, True, True): " after latency and rules",
+    (True, True, True): " after cost, latency and rules",
+}

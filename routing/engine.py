@@ -13,6 +13,8 @@ import numpy as np
 
 from routing.decision import Decision, Exploration, Label
 from routing.features import FeatureSpace, RequestFeatures, Vector
+from routing.odds import least_shares, odds_of
+from routing.priors import quality_by_price
 from routing.regression import Posterior, StoredPosterior
 from routing.scores import Candidate, Experience, Taste
 from routing.slate import Scoring, Slate
@@ -43,6 +45,10 @@ class EngineSettings(msgspec.Struct, frozen=True):
     change_threshold: float = 11.0
     change_slack: float = 0.25
     reopened_sd: float = 0.3
+    unfamiliar_sd: float = 0.1  # of a model's bias
+    unfamiliar_share: float = 0.3  # of the judged requests
+    reopened_share: float = 0.3
+    labels_when_reopened: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,8 @@ class ModelSummary:
 
 @dataclass(slots=True)
 class Engine:
-    """Beliefs about the models of one pool. ``version`` counts labels; ``usual`` is the mean of their vectors."""
+    """Beliefs about the models of one pool. ``version`` counts labels; ``usual`` is the mean of their vectors;
+    ``labels_since`` counts a model's labels since it was let in or re-opened."""
 
     space: FeatureSpace
     settings: EngineSettings
@@ -84,6 +91,7 @@ class Engine:
     labels_of: dict[str, int] = field(default_factory=dict)
     drops: dict[str, float] = field(default_factory=dict)
     reopened: dict[str, int] = field(default_factory=dict)
+    labels_since: dict[str, int] = field(default_factory=dict)
     _places: dict[str, int] = field(default_factory=dict, repr=False)
     _last_slate: Slate | None = field(default=None, repr=False, compare=False)
 
@@ -107,10 +115,10 @@ class Engine:
         usual = float(np.mean(list(known.values()))) if known else UNKNOWN_QUALITY
         bias, task, cell, rest = settings.shared_sd
         means, sds = [np.eye(1, space.size)[0] * usual], [space.by_block(bias=bias, task=task, cell=cell, rest=rest)]
-        hints = _hints_of_prices(models, known, usual, prices or {}, settings.quality_per_price_decade)
+        hints = quality_by_price(models, known, usual, prices or {}, settings.quality_per_price_decade)
         for model in models:
             hinted = settings.priced_sd if model in hints and model not in known else None
-            mean, sd = cls._block(space, settings, usual, known.get(model, hints.get(model)), hinted)
+            mean, sd = _block(space, settings, usual, known.get(model, hints.get(model)), hinted)
             means.append(mean)
             sds.append(sd)
         posterior = Posterior.begin(np.concatenate(means), np.concatenate(sds), space.size, settings.prior_scales)
@@ -150,7 +158,7 @@ class Engine:
             raise ValueError("exploring needs a random generator")
         drawn = self._drawn(scoring, features, np.array(means), np.array(scores), rng)
         if explore is Exploration.SERVED:
-            odds = self._odds(drawn)
+            odds = odds_of(drawn, self._least_shares(slate.models))
             chosen = int(rng.choice(len(scores), p=odds))
             return Decision(
                 scoring, features, scores, chosen, odds=odds.tolist(), points=points, exploratory=chosen != best
@@ -158,7 +166,7 @@ class Engine:
         drawn[:, best] = -np.inf
         if not np.isfinite(drawn[0]).any():
             return Decision(scoring, features, scores, best, points=points)
-        odds = self._odds(drawn)
+        odds = odds_of(drawn, self._least_shares(slate.models))
         picked = int(rng.choice(len(scores), p=odds))
         return Decision(
             scoring,
@@ -214,6 +222,7 @@ class Engine:
         self.version += 1
         self.usual = self.usual + (label.vector - self.usual) / self.version
         self.labels_of[label.model] = self.labels_of.get(label.model, 0) + 1
+        self.labels_since[label.model] = self.labels_since.get(label.model, 0) + 1
         surprise = foretold.surprise(label.value)
         return Learned(foretold.mean, surprise, self._watch(label.model, surprise))
 
@@ -226,15 +235,17 @@ class Engine:
         if model in self._places:
             raise ValueError(f"{model} is in the pool already")
         usual = float(self.posterior.combined().mean[:, 0].mean())
-        self.posterior = self.posterior.with_model(*self._block(self.space, self.settings, usual, published, sd))
+        self.posterior = self.posterior.with_model(*_block(self.space, self.settings, usual, published, sd))
         self._places[model] = len(self.models)
         self.models.append(model)
 
     def reopen(self, model: str, *, bias_sd: float = 0.0) -> None:
-        """The model may have changed: keep the mean, be unsure again, of its bias by at least ``bias_sd``."""
+        """The model may have changed: keep the mean, be unsure again, of its bias by at least ``bias_sd``. It is tried
+        out before others until it has some labels again."""
         self.posterior.reopen(self._places[model], bias_sd)
         self.drops[model] = 0.0
         self.reopened[model] = self.version
+        self.labels_since[model] = 0
 
     def to_bytes(self) -> bytes:
         """The whole state; equal states give equal bytes."""
@@ -252,6 +263,7 @@ class Engine:
             labels_of=self.labels_of,
             drops=self.drops,
             reopened=self.reopened,
+            labels_since=self.labels_since,
         )
         return zlib.compress(msgspec.msgpack.encode(stored), 1)
 
@@ -283,6 +295,7 @@ class Engine:
             labels_of=stored.labels_of,
             drops=stored.drops,
             reopened=stored.reopened,
+            labels_since=dict(stored.labels_of) if stored.labels_since is None else stored.labels_since,
         )
 
     def _watch(self, model: str, surprise: float) -> bool:
@@ -301,40 +314,35 @@ class Engine:
         settings, text = self.settings, scoring.text_part(features)
         drawn: Vector = scoring.beliefs.draws(text, settings.draws, settings.thompson_shrink, rng)
         drawn += scores - means
-        drawn[:, scores + 1.96 * np.array(scoring.sds(features)) < scores.max() - settings.hopeless_margin] = -np.inf
+        hopeless = scores + 1.96 * np.array(scoring.sds(features)) < scores.max() - settings.hopeless_margin
+        drawn[:, hopeless & ~np.array(self._anew(scoring.slate.models))] = -np.inf
         return drawn
 
-    @staticmethod
-    def _odds(drawn: Vector) -> Vector:
-        """How often each candidate comes out first, none under 1 / (50 x candidates); they sum to 1."""
-        count = drawn.shape[1]
-        wins = np.bincount(drawn.argmax(axis=1), minlength=count) / len(drawn)
-        allowed = np.isfinite(drawn[0])
-        odds = np.where(allowed, np.maximum(wins, 1.0 / (50 * count)), 0.0)
-        floored: Vector = odds / odds.sum()
-        return floored
+    def _anew(self, models: Sequence[str]) -> list[bool]:
+        """Who has been re-opened and has hardly been rated since."""
+        enough, since = self.settings.labels_when_reopened, self.labels_since
+        return [model in self.reopened and since.get(model, 0) < enough for model in models]
 
-    @staticmethod
-    def _block(
-        space: FeatureSpace, settings: EngineSettings, usual: float, published: float | None, sd: float | None
-    ) -> tuple[Vector, Vector]:
-        task, cell, rest = settings.own_sd
-        bias = sd or (settings.unpublished_sd if published is None else settings.published_sd)
-        mean = np.zeros(space.size)
-        mean[0] = 0.0 if published is None else published - usual
-        return mean, space.by_block(bias=bias, task=task, cell=cell, rest=rest)
+    def _least_shares(self, models: Sequence[str]) -> Vector:
+        settings = self.settings
+        sds = self.posterior.bias_sds()
+        return least_shares(
+            [sds[self._places[model]] > settings.unfamiliar_sd for model in models],
+            self._anew(models),
+            unfamiliar_share=settings.unfamiliar_share,
+            reopened_share=settings.reopened_share,
+        )
 
 
-def _hints_of_prices(
-    models: Sequence[str], known: Mapping[str, float], usual: float, prices: Mapping[str, float], slope: float
-) -> dict[str, float]:
-    """Quality to expect by price: ``slope`` for a factor of ten, through the middle of the published models, if any."""
-    logs = {model: float(np.log10(prices[model])) for model in models if prices.get(model, 0.0) > 0}
-    anchors = [logs[model] for model in known if model in logs] or list(logs.values())
-    if not anchors:
-        return {}
-    middle = float(np.mean(anchors))
-    return {model: usual + slope * (log - middle) for model, log in logs.items()}
+def _block(
+    space: FeatureSpace, settings: EngineSettings, usual: float, published: float | None, sd: float | None
+) -> tuple[Vector, Vector]:
+    """Prior mean and standard deviations of what is one model's own."""
+    task, cell, rest = settings.own_sd
+    bias = sd or (settings.unpublished_sd if published is None else settings.published_sd)
+    mean = np.zeros(space.size)
+    mean[0] = 0.0 if published is None else published - usual
+    return mean, space.by_block(bias=bias, task=task, cell=cell, rest=rest)
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -351,3 +359,4 @@ class _Stored(msgspec.Struct, array_like=True):
     labels_of: dict[str, int]
     drops: dict[str, float]
     reopened: dict[str, int]
+    labels_since: dict[str, int] | None = None  # states from before it was counted have none

@@ -97,6 +97,14 @@ def by_engine(facts: RoutingFacts, decision: Ranking) -> Choice:
     )
 
 
+def going_on(before: str | None, facts: RoutingFacts, decision: Ranking, choice: Choice) -> Choice:
+    """The choice while tools are in flight: ``before``, which has called them, as long as it qualifies. Another would
+    go on with what it has not begun. An experiment keeps its arm anyway."""
+    if before is None or before == choice.model or choice.by == "experiment" or before not in decision.models:
+        return choice
+    return Choice(before, facts.engine, 1.0, f"{before}: goes on with the calls of tools that it has made")
+
+
 def _by_ramp(ramp: Ramp, engines: Choice, keys: Keys) -> Choice:
     """``engines`` is the choice without the ramp, and stays it for those that do not take part. A challenger that is
     served has nobody to challenge."""

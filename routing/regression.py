@@ -82,6 +82,11 @@ class Posterior:
         weights: Vector = raw / raw.sum()
         return weights
 
+    def bias_sds(self) -> Vector:
+        """Standard deviation of what is a model's own whatever the request (the block's first entry), by model."""
+        biases = np.arange(1, self.models + 1) * self.width
+        return np.sqrt(self.weights @ self.covariance[:, biases, biases])
+
     def update(
         self, model: int, x: Vector, value: float, *, extra_variance: float = 0.0, kept: float = 1.0
     ) -> Foretold:

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from routing.candidates import Contestant
-from routing.decision import Decision, Exploration, Ranked, columns_of
+from routing.decision import Decision, Exploration, Ranked
 from routing.ema import EmaSettings, MovingAverages
 from routing.engine import UNKNOWN_QUALITY, Engine
 from routing.facts import RoutingFacts
@@ -42,7 +42,8 @@ class Ranking(Protocol):
     @property
     def order(self) -> Sequence[Ranked]: ...
 
-    def first(self, count: int) -> Sequence[Ranked]: ...
+    @property
+    def lead(self) -> Sequence[Ranked]: ...
 
     @property
     def reason(self) -> str: ...
@@ -85,11 +86,13 @@ class Weighed:
             return f"{told}; by chance, with probability {first.propensity:.2f}"
         return f"{told}; the only candidate" if len(self.order) == 1 else f"{told}; the best by its weights"
 
-    def first(self, count: int) -> Sequence[Ranked]:
-        return self.order[:count]
+    @property
+    def lead(self) -> Sequence[Ranked]:
+        return self.order[:2]
 
     def as_data(self) -> dict[str, list[Any]]:
-        return columns_of(self.order)
+        columns = ("model", "mean", "sd", "cost", "penalty", "propensity")
+        return {column: [getattr(one, column) for one in self.order] for column in columns}
 
 
 class Question(Struct, frozen=True):
@@ -128,7 +131,7 @@ class LearningRouter:
     def decide(self, question: Question, rng: np.random.Generator) -> Ranking:
         candidates = question.candidates
         decision = self._decide(question, candidates, rng)
-        if self.quality_floor is not None and decision.first(1)[0].mean < self.quality_floor:
+        if self.quality_floor is not None and decision.lead[0].mean < self.quality_floor:
             good = {ranked.model for ranked in decision.order if ranked.mean >= self.quality_floor}
             if good:
                 return self._decide(question, [one for one in candidates if one.model in good], rng)
@@ -145,7 +148,7 @@ class LearningRouter:
         return self.engine.decide(
             question.features,
             candidates,
-            taste=self._taste(question.strategy, candidates),
+            taste=self._tastes.get(question.strategy) or self._taste(question.strategy, candidates),
             explore=question.explore,
             rng=rng,
             points=[points.get(one.model, 0.0) for one in candidates] if points else None,
@@ -153,12 +156,10 @@ class LearningRouter:
 
     def _taste(self, strategy: str, candidates: Sequence[Candidate]) -> Taste:
         """The weights of a strategy in this pool: made once per state."""
-        taste = self._tastes.get(strategy)
-        if taste is None:
-            taste = Taste.of_strategy(strategy, self._cost_of_best(self.pool or candidates))
-            if self.cost_weight is not None and strategy != "quality":
-                taste = Taste(self.cost_weight, taste.latency_weight)
-            self._tastes[strategy] = taste
+        taste = Taste.of_strategy(strategy, self._cost_of_best(self.pool or candidates))
+        if self.cost_weight is not None and strategy != "quality":
+            taste = Taste(self.cost_weight, taste.latency_weight)
+        self._tastes[strategy] = taste
         return taste
 
     def _cost_of_best(self, candidates: Sequence[Candidate]) -> float:

@@ -33,32 +33,36 @@ class Scoring:
     output_costs: Sequence[float]
     latency_losses: Sequence[float]
     _lost: list[tuple[float, float]] = field(init=False, repr=False)
-    _of_texts: dict[int, "_OfText"] = field(default_factory=dict, init=False, repr=False)
+    _of_texts: dict[int, "OfText"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         weight = self.taste.cost_weight
         columns = zip(self.slate.input_prices, self.output_costs, self.latency_losses, strict=True)
         self._lost = [(weight * price, weight * output + latency) for price, output, latency in columns]
 
+    def of_text(self, features: RequestFeatures) -> "OfText":
+        """What is expected of the candidates, as far as the text makes it."""
+        vector = features.vector
+        known = self._of_texts.get(id(vector))
+        if known is None:
+            if len(self._of_texts) >= _MOST_TEXTS:
+                self._of_texts.clear()
+            means = self.beliefs.means(self.text_part(features)).tolist()
+            known = self._of_texts[id(vector)] = OfText(vector, means, self.beliefs)
+        return known
+
     def means(self, features: RequestFeatures) -> list[float]:
         """Expected quality."""
-        return self._of_text(features).means
+        return self.of_text(features).means
 
     def sds(self, features: RequestFeatures) -> list[float]:
         """Standard deviation of the expected quality."""
-        known = self._of_text(features)
-        if known.sds is None:
-            known.sds = self.beliefs.sds(self.text_part(features)).tolist()
-        return known.sds
+        return self.of_text(features).sds
 
-    def cost(self, place: int, input_tokens: int) -> float:
-        """USD per 1,000 requests, of one candidate."""
-        return self.slate.input_prices[place] * input_tokens + self.output_costs[place]
-
-    def penalty(self, place: int, input_tokens: int) -> float:
-        """Points of quality that cost and latency take, of one candidate."""
-        per_token, rest = self._lost[place]
-        return per_token * input_tokens + rest
+    def costs(self, input_tokens: int) -> list[float]:
+        """USD per 1,000 requests."""
+        prices = zip(self.slate.input_prices, self.output_costs, strict=True)
+        return [price * input_tokens + output for price, output in prices]
 
     def penalties(self, input_tokens: int) -> list[float]:
         """Points of quality that cost and latency take."""
@@ -68,22 +72,22 @@ class Scoring:
         """Length and components of the request's text."""
         return features.vector[self.beliefs.texts_begin :]
 
-    def _of_text(self, features: RequestFeatures) -> "_OfText":
-        vector = features.vector
-        known = self._of_texts.get(id(vector))
-        if known is None:
-            if len(self._of_texts) >= _MOST_TEXTS:
-                self._of_texts.clear()
-            known = self._of_texts[id(vector)] = _OfText(vector, self.beliefs.means(self.text_part(features)).tolist())
-        return known
 
-
-class _OfText(Struct):
-    """``vector`` is kept alive, because it is known by its identity."""
+class OfText(Struct):
+    """Expected quality of the candidates for one text, by candidate; ``vector`` is kept alive, as it is known by its
+    identity."""
 
     vector: Vector
     means: list[float]
-    sds: list[float] | None = None
+    _beliefs: CellBeliefs
+    _sds: list[float] | None = None
+
+    @property
+    def sds(self) -> list[float]:
+        """Standard deviations; worked out when somebody wants them."""
+        if self._sds is None:
+            self._sds = self._beliefs.sds(self.vector[self._beliefs.texts_begin :]).tolist()
+        return self._sds
 
 
 class Slate:

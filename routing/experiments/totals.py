@@ -42,7 +42,7 @@ class ArmTotals:
         return 1_000 * self.cost_usd / self.priced if self.priced else None
 
     def p95_ms(self) -> float | None:
-        """The bound that 95 % of latencies stay within; None without any."""
+        """The bound that 95 % of latencies stay within, 1,000 s at most; None without any."""
         return quantile_bound(self.latency_counts, 0.95)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,11 +62,12 @@ class ArmTotals:
 
 
 def quantile_bound(counts: Sequence[int], share: float) -> float | None:
-    """The upper bound (ms) of the bucket in which ``share`` of the latencies is reached; None of an empty histogram."""
+    """The upper bound (ms) of the bucket in which ``share`` of the latencies is reached; None of an empty histogram.
+    The last bucket has none: what is reached there is told as the highest bound there is, as JSON has no infinity."""
     total, seen = sum(counts), 0
     if not total:
         return None
-    for bound, count in zip((*LATENCY_BOUNDS_MS, float("inf")), counts, strict=True):
+    for bound, count in zip((*LATENCY_BOUNDS_MS, LATENCY_BOUNDS_MS[-1]), counts, strict=True):
         seen += count
         if seen >= share * total:
             return bound

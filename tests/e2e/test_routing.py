@@ -265,10 +265,19 @@ def test_an_alias_of_that_name_wins(gateway) -> None:
 
 
 def test_the_preferred_provider_answers(gateway) -> None:
-    for provider, model in (("lab", "small"), ("claude", "large"), ("nobody", "small")):
+    for provider, model in (("lab", "small"), ("claude", "large")):
         with sdk(gateway) as client:
             asked = client.chat.completions.create(**CHEAP, extra_body={"x-prefer-provider": provider})
         assert told(asked)["model"] == model
+
+
+def test_a_preferred_provider_that_there_is_not_is_refused_with_near_names(gateway) -> None:
+    with (
+        sdk(gateway) as client,
+        pytest.raises(openai.BadRequestError, match="There is no provider 'cloude'") as refused,
+    ):
+        client.chat.completions.create(**CHEAP, extra_body={"x-prefer-provider": "cloude"})
+    assert "claude" in refused.value.message and refused.value.param == "x-prefer-provider"
 
 
 def test_a_model_is_asked_which_and_its_answer_is_followed(gateway) -> None:

@@ -145,7 +145,21 @@ def test_no_more_than_a_few_models_are_tried() -> None:
 
 def test_the_preferred_provider_answers_where_it_can() -> None:
     assert names(select(asked(**{"x-prefer-provider": "claude"}))) == ["dear"]
-    assert len(names(select(asked(**{"x-prefer-provider": "nobody"})))) == 3
+    assert "claude" not in select(asked(**{"x-prefer-provider": "claude"})).choice.reason
+
+
+def test_a_preferred_provider_that_cannot_answer_is_passed_over_and_the_reason_says_so() -> None:
+    found = select(asked(**{"x-prefer-provider": "claude"}), dear=Condition(circuit_open=True))
+    assert "dear" not in names(found)
+    assert found.as_metadata()["reason"].endswith("; no model of 'claude' qualifies")
+
+
+def test_a_preferred_provider_that_there_is_not_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(InvalidRequest, match=r"no provider 'cluade'\. There are claude") as refused:
+        select(asked(**{"x-prefer-provider": "cluade"}))
+    assert refused.value.param == "x-prefer-provider"
+    with pytest.raises(InvalidRequest, match="There are claude, lab"):
+        select(asked(**{"x-prefer-provider": "zzzzzz"}))
 
 
 def test_what_qualifies_nobody_is_told_with_the_status_of_the_filter() -> None:
@@ -167,6 +181,7 @@ def test_a_model_that_is_down_is_passed_over_and_named() -> None:
     found = select(middle=Condition(circuit_open=True))
     assert "middle" not in names(found)
     assert list(found.as_metadata()["removed"]) == ["middle"]
+    assert found.as_metadata()["removed"]["middle"].startswith("health: ")
 
 
 def test_only_chat_is_routed() -> None:
@@ -338,6 +353,61 @@ def test_nothing_is_tried_out_while_tools_are_in_flight(request_: Request, shado
     design = Experiment("e", "e", "", "", ("cheap", "dear"), sticky="request")
     split = policy(experiments=(RunningExperiment(design, 1.0),), ramps=(Ramp("r", "", "", "", "dear", 50),))
     assert {one.choice.by for one in many(selector(), split, request_, 40)} == {"hier"}
+
+
+# ---------------------------------------------------------------------- agents
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+def step(number: int, text: str = HARD, **fields: Any) -> Request:
+    """Of an agent: the user's words, then so many calls of a tool and what they gave."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    for call in range(number):
+        function = {"name": "f", "arguments": "{}"}
+        calls = [{"id": f"c{call}", "type": "function", "function": function}]
+        messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+        messages.append({"role": "tool", "tool_call_id": f"c{call}", "content": "4"})
+    return asked(messages=messages, **({"tools": TOOLS} | fields))
+
+
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, one in CONTESTANTS.items():
+        monkeypatch.setitem(CONTESTANTS, name, replace(one, capabilities=frozenset()))
+
+
+@pytest.mark.usefixtures("able")
+def test_an_agents_steps_stay_with_the_model_whose_calls_are_in_flight() -> None:
+    here, first, later = selector(), policy(), policy(published=QUALITY | {"middle": 0.2})
+    assert here.select(first, token(), step(0), "r-0").choice.model == "middle"
+    for number in (1, 2):
+        found = here.select(later, token(), step(number), f"r-{number}")
+        assert (found.choice.model, found.choice.propensity, found.explored) == ("middle", 1.0, False)
+        assert names(found)[0] == "middle"
+        assert found.choice.reason == "middle: goes on with the calls of tools that it has made"
+    assert here.select(later, token(id="another"), step(1), "r").choice.model != "middle"
+    assert here.select(later, token(), step(0), "r").choice.model != "middle"
+
+
+@pytest.mark.usefixtures("able")
+def test_an_agent_whose_model_does_not_qualify_any_more_goes_on_with_another() -> None:
+    here, first = selector(), policy()
+    here.select(first, token(), step(0), "r-0")
+    denied = policy(rules=({"rule": "models", "deny": ["middle"]},))
+    assert here.select(denied, token(), step(1), "r-1").choice.model != "middle"
+
+
+@pytest.mark.usefixtures("able")
+def test_two_agents_of_one_session_keep_their_models_and_new_words_keep_the_sessions() -> None:
+    here, first, session = selector(), policy(), {"x-session-id": "s-1"}
+    later = policy(published=QUALITY | {"middle": 0.2})
+    assert here.select(first, token(), step(0, **session), "r-0").choice.model == "middle"
+    other = here.select(later, token(), step(0, "Hi there.", **session), "r-1").choice.model
+    assert other != "middle"
+    assert here.select(first, token(), step(1, "Hi there.", **session), "r-2").choice.model == other
+    assert here.select(later, token(), step(1, **session), "r-3").choice.model == "middle"
+    assert here.select(later, token(), step(2, "And then?", **session), "r-4").choice.model == "middle"
 
 
 # ---------------------------------------------------------------------- experiments and ramps

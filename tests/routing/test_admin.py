@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audit.models import AuditEvent
+from gateway import urls  # noqa: F401 - registers the pages
 from gateway.models import Model
 from gateway.rows import new_id
 from routing.models import (

@@ -1,5 +1,7 @@
 """The router's engine: what it decides, what it learns and that replicas agree."""
 
+import zlib
+
 import msgspec
 import numpy as np
 import pytest
@@ -57,9 +59,10 @@ def test_what_is_expected_is_what_the_posterior_says():
     costs = engine.experience.costs(asked, CANDIDATES)
     for one in decision.order:
         place = MODELS.index(one.model)
-        assert (one.mean, one.sd) == pytest.approx((mean[place], sd[place]))
-        assert one.cost == pytest.approx(costs[place])
-        assert one.penalty == pytest.approx(0.05 * costs[place] + 0.02 * np.log(engine_latency(engine, one.model)))
+        assert (one.mean, one.sd) == pytest.approx((mean[place], sd[place]), abs=1e-6)
+        assert one.cost == pytest.approx(costs[place], abs=1e-6)
+        lost = 0.05 * costs[place] + 0.02 * np.log(engine_latency(engine, one.model))
+        assert one.penalty == pytest.approx(lost, abs=1e-6)
 
 
 def engine_latency(engine: Engine, model: str) -> float:
@@ -106,7 +109,7 @@ def test_the_data_of_a_decision_are_its_candidates_in_order():
     data = decision.as_data()
     assert data["model"] == decision.models == [one.model for one in decision.order]
     assert list(data) == ["model", "mean", "sd", "cost", "penalty", "propensity"]
-    assert list(decision.first(2)) == list(decision.order)[:2]
+    assert list(decision.lead) == list(decision.order)[:2]
     for column in list(data)[1:]:
         assert data[column] == pytest.approx([getattr(one, column) for one in decision.order], abs=1e-6)
     assert len(msgspec.json.encode(data)) < 400
@@ -240,3 +243,65 @@ def test_there_is_no_decision_without_candidates_or_without_chance_to_explore():
         engine.decide(request(), [], taste=Taste())
     with pytest.raises(ValueError, match="random"):
         engine.decide(request(), CANDIDATES, taste=Taste(), explore=Exploration.SERVED)
+
+
+def shares_of(engine: Engine, model: str, explore: Exploration) -> float:
+    """How probable it is that a model is tried out for a request."""
+    rng, tried = np.random.default_rng(3), []
+    for _ in range(300):
+        decision = engine.decide(request(), CANDIDATES, taste=Taste(), explore=explore, rng=rng)
+        if explore is Exploration.SERVED:
+            return {one.model: one.propensity for one in decision.order}[model]
+        tried.append(decision.challenger == model)
+    return float(np.mean(tried))
+
+
+@pytest.mark.parametrize("explore", [Exploration.SERVED, Exploration.SHADOW])
+def test_a_model_that_was_reopened_is_tried_out_first_until_it_has_some_labels(explore):
+    engine = Engine.begin(MODELS)
+    for number in range(300):
+        engine.learn(Label(MODELS[number % 3], request().vector, (0.1, 0.85, 0.9)[number % 3], 0.0))
+    assert shares_of(engine, "small", explore) == 0.0
+    engine.reopen("small")
+    for _ in range(10):
+        assert shares_of(engine, "small", explore) > 0.2
+        engine = Engine.from_bytes(engine.to_bytes())
+        engine.learn(Label("small", request().vector, 0.1, 0.0))
+    assert shares_of(engine, "small", explore) < 0.1
+
+
+def test_models_that_are_reopened_together_share_what_is_kept_for_them():
+    engine = a_taught_engine(300)
+    for model in ("small", "middle"):
+        engine.reopen(model)
+    decision = engine.decide(
+        request(), CANDIDATES, taste=Taste(), explore=Exploration.SERVED, rng=np.random.default_rng(0)
+    )
+    odds = {one.model: one.propensity for one in decision.order}
+    assert sum(odds.values()) == pytest.approx(1.0, abs=1e-5)
+    assert min(odds["small"], odds["middle"]) > 0.1 and odds["large"] > 0.4
+
+
+def test_a_state_from_before_labels_were_counted_anew_is_still_read():
+    engine = a_taught_engine(30)
+    stored = msgspec.msgpack.decode(zlib.decompress(engine.to_bytes()))
+    older = zlib.compress(msgspec.msgpack.encode(stored[:-1]))
+    assert Engine.from_bytes(older).labels_since == {"small": 10, "middle": 10, "large": 10}
+
+
+def test_the_reason_names_only_what_counted():
+    engine = a_taught_engine()
+    reasons = [
+        engine.decide(request(), CANDIDATES, taste=taste, points=points).reason.partition(" ahead of ")[2]
+        for taste, points in (
+            (Taste(), None),
+            (Taste(cost_weight=0.01), None),
+            (Taste(latency_weight=0.01), None),
+            (Taste(0.01, 0.01), None),
+            (Taste(0.01, 0.01), [0.0, 0.0, 0.1]),
+            (Taste(), [0.0, 0.0, 0.1]),
+        )
+    ]
+    assert [reason.partition(" after ")[2] for reason in reasons] == [
+        "", "cost", "latency", "cost and latency", "cost, latency and rules", "rules",
+    ]  # fmt: skip

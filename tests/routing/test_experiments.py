@@ -1,6 +1,7 @@
 """Experiments: who gets which arm, what is proven at any look, and what follows from it."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -199,6 +200,18 @@ def test_totals_go_through_json():
     totals.add(cost_usd=None, latency_ms=None, failed=True)
     assert ArmTotals.from_json(json.loads(json.dumps(totals.to_json()))) == totals
     assert totals.cost_per_1000 == pytest.approx(1_000 * totals.cost_usd / 50)
+
+
+def test_a_latency_beyond_all_bounds_is_told_as_the_highest_and_goes_through_json():
+    totals = ArmTotals()
+    for _ in range(3):
+        totals.add(cost_usd=0.1, latency_ms=2_000_000)
+    assert totals.p95_ms() == 1_000_000
+    evidence = shadow_evidence([(0.25, 0.75)] * 3)
+    for place in range(2):
+        evidence.add_answer(place, "slow", cost_usd=0.1, latency_ms=math.inf)
+        evidence.totals[place].latency_counts[:-1] = [0] * (len(totals.latency_counts) - 1)
+    assert json.loads(json.dumps(concluded(evidence).data, allow_nan=False))["arms"][0]["p95_ms"] == 1_000_000
 
 
 # -- evidence and conclusions --------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from io import StringIO
 
 import pytest
+from django.core.management import call_command
 
+from audit.models import JobRun
 from routing.decision import Label
 from routing.models import RouterState, RoutingSettings, WeightSnapshot
 from routing.routers import new_engine
@@ -76,3 +79,12 @@ def test_a_state_that_cannot_be_read_still_has_its_traffic(
     assert snapshot_weights(NOW) == {"taken": 2}
     assert WeightSnapshot.objects.get(tenant=tenant).by_model["old"] == {"requests": 4, "usd": "1.000000000000"}
     assert "mean" in WeightSnapshot.objects.get(tenant=other_tenant).by_model["old"]
+
+
+def test_the_command_is_the_job_of_the_schedule_by_hand(tenant: Tenant) -> None:
+    kept(tenant)
+    told = StringIO()
+    call_command("weight_snapshots", stdout=told)
+    assert told.getvalue() == "done: taken 1\n"
+    assert WeightSnapshot.objects.get().tenant == tenant
+    assert JobRun.objects.get(job="weight_snapshots").started_by == "manage.py weight_snapshots"
