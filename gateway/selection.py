@@ -24,7 +24,7 @@ from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.wire.types import Request
 from routing.candidates import Asked, Condition, Contestant, all_well
 from routing.classifier import COMPLEXITIES, TASKS, PromptFacts, classify
-from routing.decision import Exploration
+from routing.decision import UNIT, Exploration
 from routing.facts import RunningExperiment
 from routing.features import FeatureSpace, RequestFeatures
 from routing.precedence import Choice, Keys, by_engine, experiment_of, going_on, last_word
@@ -104,9 +104,9 @@ class Selection:
             "strategy": self.strategy,
             "task_type": self.features.task,
             "complexity": self.features.complexity,
-            "confidence": round(self.confidence, 3),
+            "confidence": self.confidence,
             "reason": self.choice.reason,
-            "propensity": round(self.choice.propensity, 6),
+            "propensity": round(self.choice.propensity * UNIT) / UNIT,
             "experiment": self.choice.experiment.name if self.choice.experiment else None,
             "candidates": self.decision.lead,
             "considered": len(self.decision.models),

@@ -70,7 +70,8 @@ def weighed(decision: Decision) -> list[Weighed]:
     logged = decision.candidates
     models = logged.get("model", [])
     nothing = [0.0] * len(models)
-    columns = (logged.get(name, nothing) for name in ("mean", "sd", "cost", "penalty", "points", "propensity"))
+    without_chance = [float(place == 0) for place in range(len(models))]
+    columns = (logged.get(name, nothing) for name in ("mean", "sd", "cost", "penalty", "points"))
     return [
         Weighed(
             model=model,
@@ -84,5 +85,7 @@ def weighed(decision: Decision) -> list[Weighed]:
             answered=model == decision.model_name,
             challenger=model == decision.challenger,
         )
-        for model, mean, sd, cost, penalty, points, propensity in zip(models, *columns, strict=True)
+        for model, mean, sd, cost, penalty, points, propensity in zip(
+            models, *columns, logged.get("propensity", without_chance), strict=True
+        )
     ]
