@@ -26,7 +26,9 @@ NO_REDIS = "redis://127.0.0.1:9/0"  # so that a command does not start the embed
 
 def _provide_migrated(data: Path) -> list[str]:
     """A copy of a server that was migrated once for all tests on this machine; the command it was started with."""
-    kept = Path(os.environ["DATA_DIR"]).resolve() / f"migrated-{provision.migrations_fingerprint()[:16]}"
+    shared = Path(os.environ.get("DATA_DIR") or provision.ENVIRONMENT["DATA_DIR"]).resolve()  # `make storm` is no test
+    shared.mkdir(parents=True, exist_ok=True)
+    kept = shared / f"migrated-{provision.migrations_fingerprint()[:16]}"
     with (kept.parent / "migrated.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():

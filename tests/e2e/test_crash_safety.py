@@ -3,6 +3,9 @@
 The whole storm is ``python -m bench.storm``; this is a short one.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import openai
@@ -17,6 +20,7 @@ from tests.e2e.conftest import VENDORS
 from tests.e2e.gateway_process import GatewayProcess
 from tests.e2e.test_chat_completions import metadata_of, text_of, whole
 from tests.e2e.test_chat_completions import streamed as in_pieces
+from tests.provision import ROOT
 
 REQUESTS, KILLS = 300, 2
 
@@ -33,6 +37,14 @@ def measured(report: Report, promise: str) -> str:
 
 def test_no_promise_of_the_ledger_is_broken_by_kills_a_restart_and_a_flush(report: Report) -> None:
     assert report.broken() == []
+
+
+def test_its_servers_start_without_a_test_runner() -> None:
+    program = "from tests.e2e import own_postgres\nwith own_postgres.running(): print('up')"
+    environment = {"PATH": os.environ["PATH"]}  # as for `make storm`
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "up"), done.stderr
 
 
 def test_the_storm_was_one(report: Report) -> None:
