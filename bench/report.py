@@ -23,6 +23,8 @@ ROWS: Mapping[str, tuple[str, int, bool]] = {
     "postgres_cpu_us_32": ("  PostgreSQL", 0, False),
     "redis_cpu_us_32": ("  Redis", 0, False),
     "cpu_us_routed": ("CPU us/request routed, 32 connections", 0, False),
+    "cpu_us_named": ("  beside it, the model named", 0, False),
+    "cpu_us_added": ("  routing adds", 0, False),
     "postgres_cpu_us_routed": ("  PostgreSQL", 0, False),
     "redis_cpu_us_routed": ("  Redis", 0, False),
     "cpu_us_1": ("CPU us/request, 1 connection", 0, True),
@@ -84,6 +86,9 @@ def columns_of(values: Rounds) -> Table:
         if name != "bare":
             pairs = zip(rows["p50_ms_1"], values["bare"]["p50_ms_1"], strict=True)
             columns[name]["p50_added_ms_1"] = statistics.median(ours - bare for ours, bare in pairs)
+        if "cpu_us_routed" in rows:
+            pairs = zip(rows["cpu_us_routed"], rows["cpu_us_named"], strict=True)
+            columns[name]["cpu_us_added"] = statistics.median(routed - named for routed, named in pairs)
     return columns
 
 
@@ -121,10 +126,8 @@ def requirements(
 
 def _routing(ours: Mapping[str, float | None]) -> list[dict[str, Any]]:
     """What routing adds to a request, where that was measured."""
-    routed, named = ours["cpu_us_routed"], ours["cpu_us_32"]
-    if routed is None or named is None:
-        return []
-    return [_at_most("CPU that routing adds to a request, us", 60.0, routed - named)]
+    added = ours["cpu_us_added"]
+    return [] if added is None else [_at_most("CPU that routing adds to a request, us", 60.0, added)]
 
 
 def as_json(

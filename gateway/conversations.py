@@ -17,8 +17,8 @@ from gateway.wire.types import (
     ToolCall,
     ToolResult,
 )
-from routing.decision_log import Sample
 from routing.judge import Exchange, Turn
+from routing.judge.samples import Sample
 
 VERDICT_TOKENS = 1024  # a judge that thinks needs more than the dozen it is asked for
 

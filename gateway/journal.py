@@ -19,7 +19,8 @@ from gateway.observability import RequestFacts
 from gateway.request_log import RequestLogRow, RequestLogWriter
 from gateway.selection import Selection
 from gateway.wire.types import Request
-from routing.decision_log import DecisionRow, DecisionWriter, Sample, stored_vector
+from routing.decision_log import DecisionRow, stored_vector
+from routing.judge.samples import Sample, SampleWriter
 from tenants.ratelimit import Lease
 
 OK = 200
@@ -28,8 +29,8 @@ UNATTENDED_LOOK_S = 0.2
 
 
 class Journal:
-    def __init__(self, request_log: RequestLogWriter, content_log: ContentLogWriter, decisions: DecisionWriter) -> None:
-        self._request_log, self._content_log, self._decisions = request_log, content_log, decisions
+    def __init__(self, request_log: RequestLogWriter, content_log: ContentLogWriter, samples: SampleWriter) -> None:
+        self._request_log, self._content_log, self._samples = request_log, content_log, samples
 
     def cancelled(self, call: Call) -> None:
         """It was stopped: by its caller, who left, or by the server, which is shutting down."""
@@ -94,21 +95,19 @@ class Journal:
             tags=request.extensions.tags,
             client_ip=call.client_ip,
         )
-        self._request_log.put(row)
-        if outcome.selection is not None and request.operation == "chat":
-            self._decisions.put(partial(_decision_row, row, outcome.selection))
-            if outcome.selection.judged and status == OK and not call.broke_off:
-                self._decisions.put_sample(row.tenant_id, row.id, _sample(call, request, outcome.finish_reason))
+        selection = outcome.selection
+        if selection is None or request.operation != "chat":
+            self._request_log.put(row)
+            return
+        self._request_log.put(row, partial(_decision_row, row.id, selection))
+        if selection.judged and status == OK and not call.broke_off:
+            self._samples.put(row.tenant_id, row.id, _sample(call, request, outcome.finish_reason))
 
 
-def _decision_row(row: RequestLogRow, selection: Selection) -> DecisionRow:
-    choice, features = selection.choice, selection.features
+def _decision_row(request_id: str, selection: Selection) -> DecisionRow:
+    choice, features, table = selection.choice, selection.features, selection.decision.table()
     return DecisionRow(
-        request_id=row.id,
-        tenant_id=row.tenant_id,
-        project_id=row.project_id,
-        token_id=row.token_id,
-        end_user=row.end_user,
+        request_id=request_id,
         strategy=selection.strategy,
         engine=choice.by,
         state_version=selection.state_version,
@@ -120,7 +119,8 @@ def _decision_row(row: RequestLogRow, selection: Selection) -> DecisionRow:
         chosen=choice.model,
         propensity=choice.propensity,
         explored=selection.explored,
-        candidates=selection.decision.as_data(),
+        qualified=table.models,
+        weighed=table.numbers,
         removed={name: [*why] for name, why in selection.removed.items()} if selection.removed else {},
         reason=choice.reason,
         experiment_id=choice.experiment.id if choice.experiment else None,
@@ -130,13 +130,6 @@ def _decision_row(row: RequestLogRow, selection: Selection) -> DecisionRow:
         judge_probability=selection.judge_probability,
         challenger=choice.challenger,
         challenger_propensity=choice.challenger_propensity,
-        model_name=row.model_name,
-        status=row.status,
-        finish_reason=row.finish_reason,
-        output_tokens=row.output_tokens,
-        cost_pico=row.cost_pico,
-        latency_ms=row.latency_ms,
-        first_token_ms=row.first_token_ms,
     )
 
 

@@ -28,7 +28,6 @@ from gateway.own_calls import OnBehalf, Reply, is_priced
 from gateway.policy import TenantPolicy
 from gateway.runtime import load_policy
 from gateway.wire.types import Conversation, ParseError
-from routing.decision_log import Sample
 from routing.judge import (
     Exchange,
     UnreadableVerdict,
@@ -39,6 +38,7 @@ from routing.judge import (
     score_by_rule,
     verdict,
 )
+from routing.judge.samples import Sample
 from routing.learning import judging_usd
 from routing.models import Decision, JudgeSample, Label, RouterState, RoutingSettings
 from routing.states import expected_quality

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
-import numpy as np
 from msgspec import Struct
 
+from routing.candidate_table import CandidateTable
 from routing.features import RequestFeatures, Vector
 from routing.slate import Scoring
 
@@ -60,6 +59,7 @@ class Decision:
 
     __slots__ = (
         "_chosen",
+        "_expected",
         "_features",
         "_lead",
         "_odds",
@@ -89,6 +89,7 @@ class Decision:
         """``scores`` and the other lists are by candidate of the slate; ``chosen`` and ``challenger`` are numbers in
         it. Without ``odds`` there was no chance in it."""
         self._scoring, self._features, self._scores, self._chosen = scoring, features, scores, chosen
+        self._expected = scoring.of_text(features)
         self._odds, self._points = odds, points
         self._lead: Sequence[Ranked] | None = None
         names = scoring.slate.models
@@ -126,16 +127,14 @@ class Decision:
 
     def _first(self, count: int) -> Sequence[Ranked]:
         odds, points, chosen, tokens = self._odds, self._points, self._chosen, self._features.input_tokens
-        expected = self._scoring.of_text(self._features)
-        means, sds = expected.means, expected.sds
-        costs, penalties = self._scoring.costs(tokens), self._scoring.penalties(tokens)
+        scoring, means, sds = self._scoring, self._expected.means, self._expected.sds
         return [
             Ranked(
                 name,
                 round(means[place] * UNIT) / UNIT,
                 round(sds[place] * UNIT) / UNIT,
-                round(costs[place] * UNIT) / UNIT,
-                round(penalties[place] * UNIT) / UNIT,
+                round(scoring.cost(place, tokens) * UNIT) / UNIT,
+                round(scoring.penalty(place, tokens) * UNIT) / UNIT,
                 float(place == chosen) if odds is None else round(odds[place] * UNIT) / UNIT,
                 0.0 if points is None else round(points[place] * UNIT) / UNIT,
             )
@@ -161,24 +160,18 @@ class Decision:
         taste = self._scoring.taste
         return _AFTER[taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None]
 
-    def as_data(self) -> dict[str, list[Any]]:
-        """For a log row: ``model, mean, sd, cost, penalty, propensity, points`` as lists, in the order of trial and
-        rounded to six digits; ``propensity`` only where there was chance in it, ``points`` where a rule gave any."""
-        tokens = self._features.input_tokens
-        expected = self._scoring.of_text(self._features)
-        columns: dict[str, Sequence[float] | None] = {
-            "mean": expected.means,
-            "sd": expected.sds,
-            "cost": self._scoring.costs(tokens),
-            "penalty": self._scoring.penalties(tokens),
-            "propensity": self._odds,
-            "points": self._points,
-        }
-        told = {name: column for name, column in columns.items() if column is not None}
-        table = (
-            np.array(list(told.values())).take(self._places, axis=1).round(6).tolist()
-        )  # many rows one after another
-        return {"model": self.models, **dict(zip(told, table, strict=True))}
+    def table(self) -> CandidateTable:
+        """For the log: what was weighed of every candidate."""
+        expected, scoring, tokens = self._expected, self._scoring, self._features.input_tokens
+        return CandidateTable.of(
+            scoring.slate.models,
+            expected.means,
+            expected.sds,
+            scoring.costs(tokens),
+            scoring.penalties(tokens),
+            odds=self._odds,
+            points=self._points,
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Decision):

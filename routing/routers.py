@@ -6,11 +6,12 @@ Three engines, one way to ask: ``hier`` believes and learns (:mod:`routing.engin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from msgspec import Struct
 
+from routing.candidate_table import COLUMNS, CandidateTable
 from routing.candidates import Contestant
 from routing.decision import Decision, Exploration, Ranked
 from routing.ema import EmaSettings, MovingAverages
@@ -48,7 +49,7 @@ class Ranking(Protocol):
     @property
     def reason(self) -> str: ...
 
-    def as_data(self) -> dict[str, list[Any]]: ...
+    def table(self) -> CandidateTable: ...
 
 
 @dataclass(slots=True)
@@ -90,9 +91,9 @@ class Weighed:
     def lead(self) -> Sequence[Ranked]:
         return self.order[:2]
 
-    def as_data(self) -> dict[str, list[Any]]:
-        columns = ("model", "mean", "sd", "cost", "penalty", "propensity")
-        return {column: [getattr(one, column) for one in self.order] for column in columns}
+    def table(self) -> CandidateTable:
+        columns = ([getattr(one, name) for one in self.order] for name in COLUMNS[:4])
+        return CandidateTable.of(self.models, *columns, odds=[one.propensity for one in self.order])
 
 
 class Question(Struct, frozen=True):

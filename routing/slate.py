@@ -59,6 +59,15 @@ class Scoring:
         """Standard deviation of the expected quality."""
         return self.of_text(features).sds
 
+    def cost(self, place: int, input_tokens: int) -> float:
+        """USD per 1,000 requests, of one candidate."""
+        return self.slate.input_prices[place] * input_tokens + self.output_costs[place]
+
+    def penalty(self, place: int, input_tokens: int) -> float:
+        """Points of quality that cost and latency take from one candidate."""
+        per_token, rest = self._lost[place]
+        return per_token * input_tokens + rest
+
     def costs(self, input_tokens: int) -> list[float]:
         """USD per 1,000 requests."""
         prices = zip(self.slate.input_prices, self.output_costs, strict=True)

@@ -23,8 +23,8 @@ from gateway.policy import TenantPolicy
 from gateway.replaying.findings import CONTROL, Week, take_in
 from gateway.runtime import load_policy
 from gateway.wire.types import Conversation
-from routing.decision_log import Sample
 from routing.judge import UnreadableVerdict, choose_judge, is_json, is_refusal, question, score_by_rule, verdict
+from routing.judge.samples import Sample
 from routing.models import BankedConversation, DriftWatch, ReplayVerdict, RouterState, RoutingSettings
 from routing.states import expected_quality
 from tenants.crypto import DecryptionFailed, Keyring, content_purpose

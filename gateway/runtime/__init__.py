@@ -27,7 +27,7 @@ from gateway.runtime.policies import PolicyStore, load_policy, routing_facts_of,
 from gateway.runtime.routers import RouterStore
 from gateway.selection import Selector
 from gateway.stored_answers import StoredAnswers
-from routing.decision_log import DecisionWriter
+from routing.judge.samples import SampleWriter
 from tenants import tokens
 from tenants.crypto import IDEMPOTENT_ANSWER, Keyring
 from tenants.ratelimit import RateLimiter
@@ -48,7 +48,7 @@ class Runtime:
         self.ledger = Ledger(database_url, self.process_id, f"{socket.gethostname()}:{os.getpid()}", self.spool)
         self.request_log = RequestLogWriter(database_url)
         self.content_log = ContentLogWriter(database_url, settings.MASTER_KEYS)
-        self.decisions = DecisionWriter(database_url, settings.MASTER_KEYS)
+        self.samples = SampleWriter(database_url, settings.MASTER_KEYS)
         self.redis = redis.asyncio.Redis.from_url(settings.REDIS_URL)
         self.limiter = RateLimiter(self.redis, workers=settings.WEB_WORKERS)
         self.transport = Transport(AddressGuard(settings.ALLOWED_UPSTREAMS))
@@ -67,7 +67,7 @@ class Runtime:
                 settings.BUDGET_PATIENCE_S,
             ),
             Balancer(lambda circuit: self.health.first_token_s(circuit, 0.5)),
-            journal=Journal(self.request_log, self.content_log, self.decisions),
+            journal=Journal(self.request_log, self.content_log, self.samples),
             stored=StoredAnswers(self.redis),
             idempotent=self.idempotent,
             limits=Limits(ip_requests_per_s=settings.IP_RATE_LIMIT),
@@ -85,7 +85,7 @@ class Runtime:
         """What is looked at rather than counted, for the metrics."""
         observability.OPEN_CIRCUITS.set(self.health.open_circuits)
         observability.SETTLEMENTS_WAITING.set(self.ledger.settlements_waiting)
-        observability.LOG_ROWS_DROPPED.set(self.request_log.dropped + self.content_log.dropped + self.decisions.dropped)
+        observability.LOG_ROWS_DROPPED.set(self.request_log.dropped + self.content_log.dropped + self.samples.dropped)
 
     async def close(self) -> None:
         """Let what is under way finish, then write down what is left to write down."""
@@ -93,7 +93,7 @@ class Runtime:
         await self.transport.close()
         await self.request_log.close()
         await self.content_log.close()
-        await self.decisions.close()
+        await self.samples.close()
         await self.ledger.close()
         await self.idempotent.close()
         await self.health.close()

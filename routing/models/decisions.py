@@ -1,10 +1,14 @@
 """What was decided, how it turned out, and what people and judges said of it."""
 
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
 from gateway.rows import new_id
+from routing.candidate_table import CandidateTable
 from tenants.models import Tenant
 
 
@@ -28,8 +32,9 @@ class Decision(models.Model):
     chosen = models.CharField(max_length=200)
     propensity = models.FloatField(help_text="Probability with which it was chosen.")
     explored = models.BooleanField(default=False)
-    candidates = models.JSONField(
-        default=dict, help_text="Columns in order of trial: model, mean, sd, cost, penalty, propensity, points."
+    qualified = ArrayField(models.CharField(max_length=200), default=list)
+    weighed = models.BinaryField(
+        default=b"", help_text="What was weighed of each: 32-bit floats (see routing.candidate_table)."
     )
     removed = models.JSONField(default=dict, help_text="Model: rule and reason.")
     reason = models.CharField(max_length=500)
@@ -56,6 +61,11 @@ class Decision(models.Model):
 
     def __str__(self) -> str:
         return str(self.request_id)
+
+    @property
+    def candidates(self) -> dict[str, list[Any]]:
+        """By column, in the order of trial: model, mean, sd, cost, penalty, propensity, points."""
+        return CandidateTable(self.qualified, bytes(self.weighed)).columns(self.chosen)
 
 
 class JudgeSample(models.Model):

@@ -150,7 +150,11 @@ def _expected_costs(tenant_id: UUID, usual: _Usual, now: datetime) -> dict[str, 
         request_id__gte=first_id(now - WINDOW), request_id__lt=settled_until(now),
     ).order_by("-request_id")  # fmt: skip
     costs: dict[str, list[float]] = {}
-    rows = [weighed for weighed in latest.values_list("candidates", flat=True)[:COSTS_OF] if weighed.get("model")]
+    rows = [
+        weighed
+        for decision in latest.only("chosen", "qualified", "weighed")[:COSTS_OF]
+        if (weighed := decision.candidates)
+    ]
     for weighed in rows:
         for model, cost in zip(weighed["model"], weighed["cost"], strict=True):
             costs.setdefault(model, []).append(cost)
@@ -187,7 +191,7 @@ def _decisions(tenant_id: UUID, requests: Sequence[UUID]) -> Iterator[Decision]:
 def _logged_request(decision: Decision, values: Mapping[str, float], current: str) -> LoggedRequest | None:
     """None where another model would answer, or where nothing was observed with a known probability."""
     weighed = decision.candidates
-    if not weighed.get("model") or _best(weighed) != current or not 0 < decision.judge_probability <= 1:
+    if not weighed or _best(weighed) != current or not 0 < decision.judge_probability <= 1:
         return None
     means = dict(zip(weighed["model"], weighed["mean"], strict=True))
     odds = {decision.chosen: decision.propensity if decision.model_name == decision.chosen else None}
@@ -205,8 +209,7 @@ def _logged_request(decision: Decision, values: Mapping[str, float], current: st
 
 def _best(weighed: Mapping[str, Sequence[Any]]) -> str:
     """The candidate with the highest score: who was tried first may have been drawn."""
-    points = weighed.get("points") or [0.0] * len(weighed["model"])
-    scored = zip(weighed["mean"], weighed["penalty"], points, weighed["model"], strict=True)
+    scored = zip(weighed["mean"], weighed["penalty"], weighed["points"], weighed["model"], strict=True)
     return str(max(((mean - penalty + extra, model) for mean, penalty, extra, model in scored))[1])
 
 

@@ -118,7 +118,7 @@ def take_in(ramp: Ramp, seen: Seen, now: datetime) -> bool:
 def _of_ramp(ramp: Ramp) -> Q:
     """Requests that moved, and those that would have if they had been drawn."""
     cell = Q(tenant=ramp.tenant_id, task=ramp.task, complexity=ramp.complexity)
-    could_have = Q(engine__in=ENGINES, chosen=ramp.from_model, candidates__model__contains=ramp.to_model)
+    could_have = Q(engine__in=ENGINES, chosen=ramp.from_model, qualified__contains=[ramp.to_model])
     return cell & (Q(engine="ramp", chosen=ramp.to_model) | could_have)
 
 

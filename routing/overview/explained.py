@@ -68,10 +68,6 @@ def explained(request_id: UUID) -> Explanation | None:
 def weighed(decision: Decision) -> list[Weighed]:
     """The candidates in the order of trial, out of the columns that are logged."""
     logged = decision.candidates
-    models = logged.get("model", [])
-    nothing = [0.0] * len(models)
-    without_chance = [float(place == 0) for place in range(len(models))]
-    columns = (logged.get(name, nothing) for name in ("mean", "sd", "cost", "penalty", "points"))
     return [
         Weighed(
             model=model,
@@ -85,7 +81,5 @@ def weighed(decision: Decision) -> list[Weighed]:
             answered=model == decision.model_name,
             challenger=model == decision.challenger,
         )
-        for model, mean, sd, cost, penalty, points, propensity in zip(
-            models, *columns, logged.get("propensity", without_chance), strict=True
-        )
+        for model, mean, sd, cost, penalty, propensity, points in zip(*logged.values(), strict=True)
     ]

@@ -152,11 +152,11 @@ class _Router:
             tenant=self.tenant_id, task=task, complexity=complexity,
             request_id__gte=first_id(self.now - TRAFFIC_OF), request_id__lt=first_id(self.now),
         ).order_by("-request_id")  # fmt: skip
-        rows = list(latest.values_list("vector", "candidates")[:TYPICAL_OF])
+        rows = list(latest.values_list("vector", "qualified")[:TYPICAL_OF])
         typical = _average([read_vector(bytes(vector)) for vector, _ in rows], self.engine.space.size)
         if typical is None:
             return []
-        qualified = Counter(model for _, weighed in rows for model in weighed.get("model", ()))
+        qualified = Counter(model for _, models in rows for model in models)
         means, sds = self.engine.posterior.combined().expected(typical)
         return [
             Believed(model, float(mean), float(sd), self.labels.get((task, complexity, model), 0))

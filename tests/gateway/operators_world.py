@@ -50,6 +50,7 @@ from routing.models import (
 )
 from tenants.models import ApiToken, Membership, Tenant, User
 from tests.ledger_rows import log_request, open_attempt, settle
+from tests.routing.candidates_kept import kept
 
 VENDOR_SECRET = "sk-canary-vendor-0123456789"
 SIGNING_SECRET = "whsec-canary-signing-0123456789"
@@ -99,7 +100,7 @@ def routing_rows(token: ApiToken, request_id: Any, now: datetime) -> list[Any]:
         Decision.objects.create(
             request_id=request_id, tenant=tenant, project_id=token.project_id, token_id=token.pk, strategy="balanced",
             engine="hier", confidence=0.9, vector=b"", input_tokens=9, chosen="small", model_name="small", propensity=1.0,
-            candidates={"model": ["small"], **columns}, removed={"large": ["health", "its circuit is open"]},
+            **kept({"model": ["small"], **columns}), removed={"large": ["health", "its circuit is open"]},
             reason="small: the only candidate", status=200, latency_ms=400.0, **cell,
         ),
         Label.objects.create(

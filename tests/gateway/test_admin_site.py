@@ -201,7 +201,9 @@ def test_names_are_escaped_wherever_they_are_shown(world: World, browser: Client
     AlertDelivery.objects.update(last_error=evil, status="failed")
     Plan.objects.update(name=evil, features=[evil])
     JobRun.objects.update(job=evil, error=evil, facts={evil: evil})
-    Decision.objects.update(reason=evil, removed={evil: [evil, evil]}, end_user=evil, candidates={})
+    Decision.objects.update(
+        reason=evil, removed={evil: [evil, evil]}, end_user=evil, qualified=[evil], weighed=bytes(16)
+    )
     Label.objects.update(model_name=evil, rater_name=evil, left_out=evil)
     Feedback.objects.update(rater=evil, comment=evil)
     Experiment.objects.update(name=evil, reason=evil, arms=[evil, "large"])

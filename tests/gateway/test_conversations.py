@@ -21,8 +21,8 @@ from gateway.wire.types import (
     ToolCall,
     ToolResult,
 )
-from routing.decision_log import Sample
 from routing.judge import Turn
+from routing.judge.samples import Sample
 
 ASKED: dict[str, dict[str, Any]] = {
     "openai_chat": {

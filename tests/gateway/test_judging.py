@@ -17,7 +17,7 @@ from gateway import judging
 from gateway.background_calls import BackgroundCalls
 from gateway.judging import BATCH, MOST_TRIES, RETRY_AFTER, judge_samples
 from gateway.models import Model, Provider
-from routing.decision_log import Sample
+from routing.judge.samples import Sample
 from routing.models import Decision, JudgeSample, Label, RoutingSettings
 from tenants.crypto import Keyring, content_purpose
 from tenants.models import ApiToken, Project, Tenant

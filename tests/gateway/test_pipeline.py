@@ -9,6 +9,7 @@ from gateway.call import Call
 from gateway.errors import PermissionDenied
 from gateway.pipeline import Limits, Pipeline
 from gateway.policy import NamePatterns, TenantPolicy, TokenFacts
+from gateway.selection import Selector
 
 NEARBY, FAR_AWAY = "192.0.2.7", "198.51.100.7"
 
@@ -52,7 +53,7 @@ def pipeline_of(policies: Policies) -> Pipeline:
         stored=nothing,
         idempotent=nothing,
         limits=Limits(),
-        selector=nothing,
+        selector=Selector(nothing, nothing),
     )
 
 

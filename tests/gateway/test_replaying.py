@@ -18,8 +18,8 @@ from gateway.replaying import execute, populate, weekly
 from gateway.replaying.bank import BANK_SIZE
 from gateway.rows import new_id
 from gateway.runtime import routing_facts_of
-from routing.decision_log import Sample
 from routing.engine import Engine
+from routing.judge.samples import Sample
 from routing.learning import rebuild
 from routing.models import (
     BankedConversation,

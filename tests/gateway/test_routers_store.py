@@ -162,7 +162,7 @@ async def test_two_gateways_agree_whatever_they_were_asked_first(tenant: Tenant,
         store.router_of(policy)
         await until(lambda store=store: store.router_of(policy).version == 1)  # type: ignore[misc]
     for strategy in ("balanced", "quality", "cost", "latency"):
-        assert decided(one, policy, strategy).as_data() == decided(other, policy, strategy).as_data()
+        assert decided(one, policy, strategy).table() == decided(other, policy, strategy).table()
 
 
 async def test_a_state_that_cannot_be_read_leaves_the_former_in_place(tenant: Tenant, store: RouterStore) -> None:

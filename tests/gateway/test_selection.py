@@ -227,7 +227,7 @@ def test_points_of_rules_move_the_choice() -> None:
     left = {"cheap": Condition(budget_left=1.0), "middle": Condition(budget_left=0.1), "dear": Condition(budget_left=0)}
     found = select(known=known, **left)
     assert found.choice.model == "cheap"
-    assert found.decision.as_data()["points"] == pytest.approx([0.2, 0.02, 0.0])
+    assert found.decision.table().columns(found.decision.model)["points"] == pytest.approx([0.2, 0.02, 0.0])
 
 
 def test_the_quality_floor_holds() -> None:

@@ -23,6 +23,7 @@ from routing.features import FeatureSpace
 from routing.models import Decision, Label
 from tenants.models import Tenant
 from tests.ledger_rows import id_at
+from tests.routing.candidates_kept import kept
 
 CELL = ("coding", "complex")
 SPACE = FeatureSpace()
@@ -47,7 +48,7 @@ def contestants(**output_prices: float | None) -> dict[str, Contestant]:
 
 
 def weighed(**means: float) -> dict[str, list[Any]]:
-    """Candidates as a decision keeps them; a model costs in USD per 1,000 requests what ``COSTS`` says."""
+    """Candidates by column; a model costs in USD per 1,000 requests what ``COSTS`` says."""
     names = list(means)
     costs = [COSTS.get(name, 5.0) for name in names]
     nothing = [0.0] * len(names)
@@ -101,7 +102,8 @@ class Traffic:
             "cost_usd": Decimal(repr(COSTS.get(model, 5.0))) / 1000,
             "latency_ms": float(900 * self.rng.lognormal(0, 0.4)),
         }
-        decision = Decision(**(values | changed))
+        values |= changed
+        decision = Decision(**kept(values.pop("candidates")), **values)
         self.decisions.append(decision)
         return decision
 

@@ -47,12 +47,11 @@ def decision(token: ApiToken) -> Decision:
         judge_probability=0.1,
         challenger="large",
         removed={"tiny": ["context", "needs 9,000 tokens, has 8,192"]},
+        points=[0.0, 0.02, 0.0],
     )
 
 
 def test_a_decision_is_laid_out(browser: Client, decision: Decision) -> None:
-    decision.candidates["points"] = [0.0, 0.02, 0.0]
-    decision.save()
     text = as_text(shown(browser, decision))
     for told in (
         "small chosen 0.800 ± 0.100 0.200 0.003",
@@ -66,11 +65,9 @@ def test_a_decision_is_laid_out(browser: Client, decision: Decision) -> None:
 
 
 def test_the_score_is_quality_less_penalty_plus_points(decision: Decision) -> None:
-    decision.candidates["points"] = [0.0, 0.02, 0.0]
-    decision.save()
     found = explained(decision.pk)
     assert found is not None
-    assert [round(one.score, 4) for one in found.candidates] == [0.75, 0.8075, 0.7975]
+    assert [round(one.score, 4) for one in found.candidates] == [0.7975, 0.8075, 0.75]
 
 
 def test_an_answer_of_another_than_the_chosen_model_is_told(browser: Client, token: ApiToken) -> None:

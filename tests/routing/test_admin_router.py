@@ -24,6 +24,7 @@ from routing.overview.recovered import recovered
 from routing.stored import averages_to_bytes
 from tenants.models import ApiToken, Tenant
 from tests.ledger_rows import id_at
+from tests.routing.candidates_kept import kept
 
 SPACE = FeatureSpace()
 COSTS = {"large": 4.0, "middle": 1.0, "small": 0.2}
@@ -39,18 +40,18 @@ def a_decision(
 ) -> Decision:
     """One routed request: the candidates by their usual costs, answered by whom it chose."""
     task, complexity = values.get("task", "coding"), values.get("complexity", "simple")
-    chosen = values.pop("chosen", "small")
+    chosen, penalties = values.pop("chosen", "small"), values.pop("penalties", PENALTIES)
     columns = {
         "model": [*models], "mean": [0.8] * len(models), "sd": [0.1] * len(models),
-        "cost": [COSTS[model] for model in models], "penalty": [PENALTIES[model] for model in models],
-        "propensity": [float(model == chosen) for model in models],
+        "cost": [COSTS[model] for model in models], "penalty": [penalties[model] for model in models],
+        "propensity": [float(model == chosen) for model in models], "points": values.pop("points", None),
     }  # fmt: skip
     facts = {
         "task": task, "complexity": complexity, "confidence": 0.9, "vector": stored_vector(vector(task, complexity)),
         "strategy": "balanced", "engine": "hier", "input_tokens": 50, "chosen": chosen, "model_name": chosen,
-        "propensity": 1.0, "candidates": columns, "reason": f"{chosen}: expected quality 0.80", "status": 200,
+        "propensity": 1.0, "reason": f"{chosen}: expected quality 0.80", "status": 200,
         "output_tokens": 20, "cost_usd": Decimal("0.0002"), "latency_ms": 400.0, "end_user": "ann",
-    } | values  # fmt: skip
+    } | kept(columns) | values  # fmt: skip
     return Decision.objects.create(
         request_id=id_at(at or datetime.now(UTC)), tenant=token.tenant, project_id=token.project_id,
         token_id=token.pk, **facts,
@@ -112,9 +113,7 @@ def test_between_them_it_is_a_part(token: ApiToken, engine: Engine) -> None:
 
 def test_what_cost_and_latency_weighed_counts_as_logged(token: ApiToken, engine: Engine) -> None:
     """At this taste the best model is not worth its price."""
-    dear = [a_decision(token, chosen="middle") for _ in range(30)]
-    for decision in dear:
-        decision.candidates["penalty"] = [0.6, 0.0125, 0.0025]
+    dear = [a_decision(token, chosen="middle", penalties=PENALTIES | {"large": 0.6}) for _ in range(30)]
     found = recovered(engine, dear)
     assert found is not None
     assert (found.best, found.share) == ("middle", pytest.approx(1.0))
@@ -134,7 +133,7 @@ def test_only_what_the_engine_chose_among_several_is_counted(token: ApiToken, en
     others = [
         *(a_decision(token, engine="experiment") for _ in range(20)),
         *(a_decision(token, models=("small",)) for _ in range(20)),
-        *(a_decision(token, candidates={}) for _ in range(20)),
+        *(a_decision(token, qualified=[], weighed=b"") for _ in range(20)),
         *(a_decision(token, vector=b"") for _ in range(20)),
     ]
     found = recovered(engine, counted + others)

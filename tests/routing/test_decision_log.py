@@ -1,4 +1,4 @@
-"""Decisions, and answers on their way to the judge: written beside the traffic, and never in its way."""
+"""Decisions are written with the rows of their requests, in the same statement."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,165 +7,128 @@ import numpy as np
 import psycopg
 import pytest
 import uuid_utils
-from django.conf import settings
-from msgspec import Raw
+from msgspec.structs import replace
 
-from gateway.rows import new_id
-from routing import decision_log
-from routing.decision_log import DecisionRow, DecisionWriter, Sample, read_vector, stored_vector
-from tenants.crypto import DecryptionFailed, Keyring, content_purpose
-from tenants.models import Tenant
+from gateway.request_log import RequestLogRow, RequestLogWriter
+from routing.candidate_table import CandidateTable
+from routing.decision_log import DecisionRow, read_vector, stored_vector
 from tests.provision import Database
 
 VECTOR = np.array([1.0, 0.0, -0.25, 1e-9])
-SAMPLE = Sample("openai_chat", Raw(b'{"model": "auto", "messages": []}'), "Lima, since 1535 \u2713", "text", "stop")
+TABLE = CandidateTable.of(["small", "large"], [0.7, 0.8], [0.1, 0.1], [1.0, 9.0], [0.0, 0.125], odds=[0.25, 0.75])
 
 
-def row(**changes: Any) -> DecisionRow:
+def request(**changes: Any) -> RequestLogRow:
     facts: dict[str, Any] = {
-        **{name: str(uuid_utils.uuid7()) for name in ("request_id", "tenant_id", "project_id", "token_id")},
-        "end_user": "ann",
-        "strategy": "balanced",
-        "engine": "experiment",
-        "state_version": 7,
-        "task": "coding",
-        "complexity": "simple",
-        "confidence": 0.9,
-        "vector": stored_vector(VECTOR),
-        "input_tokens": 12,
-        "chosen": "small",
-        "propensity": 0.25,
-        "explored": True,
-        "candidates": {"model": ["small", "large"], "mean": [0.7, 0.8]},
-        "removed": {"tiny": ["capability", "it takes no images"]},
-        "reason": "its share of the experiment",
-        "experiment_id": str(uuid_utils.uuid7()),
-        "arm": "small",
-        "unit": "ab" * 16,
-        "judged": True,
-        "judge_probability": 0.5,
-        "challenger": "large",
-        "challenger_propensity": 0.125,
-        "model_name": "small",
-        "status": 200,
-        "finish_reason": "stop",
-        "output_tokens": 8,
-        "cost_pico": 1_500_000,
-        "latency_ms": 12.5,
-        "first_token_ms": None,
-    }
+        **{name: str(uuid_utils.uuid7()) for name in ("id", "tenant_id", "project_id", "token_id")},
+        **dict.fromkeys(("dialect", "requested_model", "provider_name", "error_code"), "x"),
+        **dict.fromkeys(("streamed", "fallback_used"), False),
+        **dict.fromkeys(("started_at", "overhead_ms"), 0.5),
+        **dict.fromkeys(("attempts", "input_tokens"), 1),
+        "model_name": "small", "status": 200, "finish_reason": "stop", "output_tokens": 8, "cost_pico": 1_500_000,
+        "latency_ms": 12.5, "first_token_ms": None, "end_user": "ann", "tags": (), "client_ip": None,
+    }  # fmt: skip
+    return RequestLogRow(**(facts | changes))
+
+
+def decision(of: RequestLogRow, **changes: Any) -> DecisionRow:
+    facts: dict[str, Any] = {
+        "request_id": of.id, "strategy": "balanced", "engine": "experiment", "state_version": 7, "task": "coding",
+        "complexity": "simple", "confidence": 0.9, "vector": stored_vector(VECTOR), "input_tokens": 12,
+        "chosen": "small", "propensity": 0.25, "explored": True, "qualified": TABLE.models, "weighed": TABLE.numbers,
+        "removed": {"tiny": ["capability", "it takes no images"]}, "reason": "its share of the experiment",
+        "experiment_id": str(uuid_utils.uuid7()), "arm": "small", "unit": "ab" * 16, "judged": True,
+        "judge_probability": 0.5, "challenger": "large", "challenger_propensity": 0.125,
+    }  # fmt: skip
     return DecisionRow(**(facts | changes))
 
 
-def put(writer: DecisionWriter, made: DecisionRow) -> None:
-    writer.put(lambda: made)
+def put(writer: RequestLogWriter, of: RequestLogRow, made: DecisionRow) -> None:
+    writer.put(of, lambda: made)
 
 
 @pytest.fixture
-async def writer(fresh_database: Database) -> AsyncIterator[DecisionWriter]:
-    opened = DecisionWriter(fresh_database.url, settings.MASTER_KEYS)
+async def writer(fresh_database: Database) -> AsyncIterator[RequestLogWriter]:
+    opened = RequestLogWriter(fresh_database.url)
     yield opened
     await opened.close()
 
 
-def stored(database: Database, columns: str, table: str = "routing_decision") -> list[tuple[Any, ...]]:
+def stored(database: Database, columns: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(database.owner_url) as connection:
-        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY request_id").fetchall()
+        return connection.execute(f"SELECT {columns} FROM routing_decision ORDER BY request_id").fetchall()
 
 
-@pytest.fixture
-def tenant_id(real_commits: Database) -> str:
-    """Of a tenant that samples can belong to."""
-    return str(Tenant.objects.create(slug="acme").pk)
+def logged(database: Database) -> list[str]:
+    with psycopg.connect(database.owner_url) as connection:
+        return [str(key) for (key,) in connection.execute("SELECT id FROM gateway_requestlog ORDER BY id")]
 
 
-async def test_a_decision_is_written_with_all_its_facts(writer: DecisionWriter, fresh_database: Database) -> None:
-    given = row()
-    put(writer, given)
+async def test_a_decision_is_written_with_all_its_facts(writer: RequestLogWriter, fresh_database: Database) -> None:
+    asked = request()
+    given = decision(asked)
+    put(writer, asked, given)
     await writer.close()
     columns = (
-        "chosen, propensity, explored, candidates, removed, experiment_id::text, arm, unit, cost_usd::text, vector"
+        "chosen, propensity, explored, removed, experiment_id::text, arm, unit, challenger_propensity, "
+        "qualified, weighed, vector"
     )
-    ((*told, vector),) = stored(fresh_database, columns)
-    assert told == [
-        given.chosen, 0.25, True, given.candidates, given.removed, given.experiment_id, "small", given.unit,
-        "0.000001500000",
-    ]  # fmt: skip
+    ((*told, qualified, weighed, vector),) = stored(fresh_database, columns)
+    assert told == ["small", 0.25, True, given.removed, given.experiment_id, "small", given.unit, 0.125]
+    assert CandidateTable(qualified, weighed) == TABLE
     assert read_vector(vector).tolist() == VECTOR.tolist()
 
 
-async def test_what_is_not_known_stays_empty(writer: DecisionWriter, fresh_database: Database) -> None:
-    nothing = {"experiment_id": None, "arm": None, "unit": None, "challenger": None, "cost_pico": None}
-    put(writer, row(**nothing))
+async def test_it_repeats_what_the_request_log_says(writer: RequestLogWriter, fresh_database: Database) -> None:
+    asked = request()
+    put(writer, asked, decision(asked))
     await writer.close()
-    assert stored(fresh_database, "experiment_id, arm, unit, challenger, cost_usd") == [(None, "", "", "", None)]
+    columns = (
+        "request_id::text, tenant_id::text, project_id::text, token_id::text, end_user, model_name, status, "
+        "finish_reason, output_tokens, cost_usd::text, latency_ms, first_token_ms"
+    )
+    assert stored(fresh_database, columns) == [(
+        asked.id, asked.tenant_id, asked.project_id, asked.token_id, "ann", "small", 200, "stop", 8, "0.000001500000",
+        12.5, None,
+    )]  # fmt: skip
 
 
-async def test_the_same_request_is_written_once(writer: DecisionWriter, fresh_database: Database) -> None:
-    first = row()
-    for again in (first, row(request_id=first.request_id, chosen="large")):
-        put(writer, again)
+async def test_what_is_not_known_stays_empty(writer: RequestLogWriter, fresh_database: Database) -> None:
+    asked = request(cost_pico=None)
+    nothing = dict.fromkeys(("experiment_id", "arm", "unit", "challenger"))
+    put(writer, asked, decision(asked, qualified=[], weighed=b"", **nothing))
     await writer.close()
-    assert stored(fresh_database, "chosen") == [("small",)]
+    columns = "experiment_id, arm, unit, challenger, cost_usd, qualified, weighed"
+    assert stored(fresh_database, columns) == [(None, "", "", "", None, [], b"")]
 
 
-async def test_a_row_that_is_refused_takes_no_other_with_it(
-    writer: DecisionWriter, fresh_database: Database, caplog: pytest.LogCaptureFixture
+async def test_requests_that_were_not_routed_have_none(writer: RequestLogWriter, fresh_database: Database) -> None:
+    named, routed = request(), request()
+    writer.put(named)
+    put(writer, routed, decision(routed))
+    await writer.close()
+    assert logged(fresh_database) == sorted([named.id, routed.id])
+    assert stored(fresh_database, "request_id::text") == [(routed.id,)]
+
+
+async def test_the_same_request_is_written_once(writer: RequestLogWriter, fresh_database: Database) -> None:
+    asked = request()
+    for chosen in ("small", "large"):
+        put(writer, asked, decision(asked, chosen=chosen))
+    await writer.close()
+    assert stored(fresh_database, "chosen") in ([("small",)], [("large",)])
+    assert logged(fresh_database) == [asked.id]
+
+
+async def test_a_decision_that_is_refused_takes_neither_its_request_nor_another_with_it(
+    writer: RequestLogWriter, fresh_database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(writer, row())
-    put(writer, row(strategy="much longer than a strategy may be"))
-    put(writer, row(end_user="u\x00" * 300, reason="r" * 900, finish_reason="f" * 90))
+    first, bad, cut = asked = [request(), request(), request(end_user="u\x00" * 300, finish_reason="f" * 90)]
+    put(writer, first, decision(first))
+    put(writer, bad, decision(bad, strategy="much longer than a strategy may be"))
+    put(writer, cut, replace(decision(cut), reason="r" * 900))
     await writer.close()
     lengths = stored(fresh_database, "length(end_user), length(reason), length(finish_reason)")
     assert lengths == [(3, 27, 4), (200, 500, 24)]
-    assert "refuses the decision" in caplog.text
-
-
-async def test_without_room_decisions_are_dropped_and_counted(
-    fresh_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decision_log, "CAPACITY", 3)
-    writer = DecisionWriter(fresh_database.url, settings.MASTER_KEYS)
-    for _ in range(5):
-        put(writer, row())
-    assert writer.dropped == 2
-    await writer.close()
-    assert len(stored(fresh_database, "1")) == 3
-
-
-async def test_a_sample_can_be_read_with_the_tenants_key_and_in_its_place_only(
-    writer: DecisionWriter, fresh_database: Database, tenant_id: str
-) -> None:
-    request_id = str(new_id())
-    writer.put_sample(tenant_id, request_id, SAMPLE)
-    await writer.close()
-    ((ciphertext, number, tries),) = stored(
-        fresh_database, "ciphertext, master_key_number, tries", "routing_judgesample"
-    )
-    assert (number, tries) == (1, 0)
-    assert b"Lima" not in ciphertext
-    keyring = Keyring.parse(settings.MASTER_KEYS, purpose=content_purpose(tenant_id))
-    assert Sample.unseal(keyring, tenant_id, request_id, ciphertext) == SAMPLE
-    with pytest.raises(DecryptionFailed):
-        Sample.unseal(keyring, tenant_id, str(new_id()), ciphertext)
-    others = Keyring.parse(settings.MASTER_KEYS, purpose=content_purpose(str(new_id())))
-    with pytest.raises(DecryptionFailed):
-        Sample.unseal(others, tenant_id, request_id, ciphertext)
-
-
-async def test_an_answer_that_is_too_long_is_not_handed_over(
-    writer: DecisionWriter, fresh_database: Database, tenant_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decision_log, "MAX_SAMPLE_BYTES", 200)
-    for answer in ("x" * 100, "x" * 200):
-        writer.put_sample(tenant_id, str(new_id()), Sample("openai_chat", Raw(b"{}"), answer, "text", "stop"))
-    await writer.close()
-    assert len(stored(fresh_database, "1", "routing_judgesample")) == 1
-    assert writer.dropped == 0
-
-
-async def test_a_database_that_is_away_is_in_nobodys_way() -> None:
-    writer = DecisionWriter("postgresql://nobody@127.0.0.1:9/nowhere", settings.MASTER_KEYS)
-    put(writer, row())
-    writer.put_sample(str(new_id()), str(new_id()), SAMPLE)
-    await writer.close(drain_s=0.2)
+    assert logged(fresh_database) == sorted(one.id for one in asked)
+    assert (writer.dropped, f"{bad.id} or its decision" in caplog.text) == (0, True)

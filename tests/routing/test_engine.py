@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from routing.candidate_table import COLUMNS
 from routing.decision import Exploration, Label
 from routing.engine import Engine, EngineSettings, UnreadableState
 from routing.features import FeatureSpace, RequestFeatures
@@ -73,20 +74,20 @@ def engine_latency(engine: Engine, model: str) -> float:
 def test_what_a_decision_says_does_not_change_when_more_is_learned(scales):
     engine = a_taught_engine(30, settings=EngineSettings(prior_scales=scales))
     decision, untouched = (engine.decide(request(), CANDIDATES, taste=Taste()) for _ in range(2))
-    before = untouched.as_data()
+    before = untouched.table()
     engine.learn(Label("large", request().vector, 0.0))
     engine.reopen("small")
-    assert decision.as_data() == before
-    assert engine.decide(request(), CANDIDATES, taste=Taste()).as_data() != before
+    assert decision.table() == before
+    assert engine.decide(request(), CANDIDATES, taste=Taste()).table() != before
 
 
 def test_a_slate_that_is_kept_decides_like_a_new_one_and_follows_what_is_learned():
     engine, asked, taste = a_taught_engine(60), request(), Taste(cost_weight=0.02, latency_weight=0.01)
     slate = engine.slate(CANDIDATES[:2])
     for number in range(4):
-        kept = engine.decide(asked, slate, taste=taste).as_data()
-        assert kept == engine.decide(asked, CANDIDATES[:2], taste=taste).as_data()
-        assert kept == Engine.from_bytes(engine.to_bytes()).decide(asked, CANDIDATES[:2], taste=taste).as_data()
+        kept = engine.decide(asked, slate, taste=taste).table()
+        assert kept == engine.decide(asked, CANDIDATES[:2], taste=taste).table()
+        assert kept == Engine.from_bytes(engine.to_bytes()).decide(asked, CANDIDATES[:2], taste=taste).table()
         engine.learn(Label(MODELS[number % 2], asked.vector, 0.3))
         engine.observe("small", "qa", 5_000 * (number + 1), 9.0)
 
@@ -96,7 +97,7 @@ def test_points_of_rules_are_added_to_the_scores():
     decision = engine.decide(request(), CANDIDATES, taste=Taste(), points=[1.0, 0.0, 0.0])
     assert decision.models == ["small", "large", "middle"]
     assert decision.order[0].score == pytest.approx(decision.order[0].mean + 1.0)
-    assert decision.as_data()["points"] == [1.0, 0.0, 0.0]
+    assert decision.table().columns("small")["points"] == [1.0, 0.0, 0.0]
     assert "rules" in decision.reason
     with pytest.raises(ValueError, match="shorter"):
         engine.decide(request(), CANDIDATES, taste=Taste(), points=[1.0])
@@ -106,13 +107,14 @@ def test_the_data_of_a_decision_are_its_candidates_in_order():
     decision = a_taught_engine().decide(
         request(), CANDIDATES, taste=Taste(0.01), explore=Exploration.SERVED, rng=np.random.default_rng(3)
     )
-    data = decision.as_data()
+    table = decision.table()
+    data = table.columns(decision.model)
     assert data["model"] == decision.models == [one.model for one in decision.order]
-    assert list(data) == ["model", "mean", "sd", "cost", "penalty", "propensity"]
+    assert list(data) == ["model", *COLUMNS]
     assert list(decision.lead) == list(decision.order)[:2]
     for column in list(data)[1:]:
         assert data[column] == pytest.approx([getattr(one, column) for one in decision.order], abs=1e-6)
-    assert len(msgspec.json.encode(data)) < 400
+    assert len(table.numbers) == 4 * 5 * len(CANDIDATES)
 
 
 def test_a_summary_tells_what_is_believed_of_each_model():

@@ -61,7 +61,7 @@ def test_what_a_strategy_weighs_does_not_depend_on_what_was_asked_first() -> Non
     """Two gateways with one state must choose alike, whichever request each of them saw first."""
     one, other = learning(), learning()
     one.decide(asked(candidates=(CHEAP, MIDDLE)), rng())
-    weighed = [router.decide(asked(), rng()).as_data() for router in (one, other)]
+    weighed = [router.decide(asked(), rng()).table() for router in (one, other)]
     assert weighed[0] == weighed[1]
 
 
@@ -164,7 +164,7 @@ def test_a_price_that_nobody_knows_is_none() -> None:
 def test_what_was_weighed_is_told_in_columns_in_the_order_of_trial() -> None:
     for router in (learning(), averaging(0.0), FixedRouter(facts().published, Experience())):
         decision = router.decide(asked(), rng())
-        data = decision.as_data()
+        data = decision.table().columns(decision.model)
         assert list(data["model"]) == list(decision.models)
         assert {len(column) for column in data.values()} == {3}
         assert decision.reason.startswith(f"{decision.model}: ")

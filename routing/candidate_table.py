@@ -1,0 +1,64 @@
+"""The candidates of a decision as they are kept: who qualified, and what was weighed of each.
+
+Every routed request writes one such table, so it is small: 32-bit floats, little-endian, column after column, each in
+the order of ``models``. The order of trial need not be kept: it is the chosen one, then the others by score.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Self
+
+from msgspec import Struct
+
+COLUMNS = ("mean", "sd", "cost", "penalty", "propensity", "points")
+_FLOAT = 4  # bytes
+_DIGITS = 6  # of what is told; a 32-bit float has seven
+_Column = Sequence[float]
+
+
+class CandidateTable(Struct, frozen=True):
+    models: Sequence[str]
+    numbers: bytes
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[str],
+        *weighed: _Column,
+        odds: _Column | None = None,
+        points: _Column | None = None,
+    ) -> Self:
+        """``weighed`` are mean and sd of the expected quality, cost in USD per 1,000 requests, and penalty in points of
+        quality. ``odds`` are left out where there was no chance in it, ``points`` where no rule gave any."""
+        numbers = [number for column in weighed for number in column]
+        if points is not None:
+            numbers += odds or _without_chance(_scores(weighed[0], weighed[3], points))
+            numbers += points
+        elif odds is not None:
+            numbers += odds
+        return cls(models, struct.pack(f"<{len(numbers)}f", *numbers))
+
+    def columns(self, chosen: str) -> dict[str, list[Any]]:
+        """``model`` and all ``COLUMNS`` by name, in the order of trial; nothing where there were no candidates."""
+        count = len(self.models)
+        if not count:
+            return {}
+        flat = struct.unpack(f"<{len(self.numbers) // _FLOAT}f", self.numbers)
+        kept = [flat[start : start + count] for start in range(0, len(flat), count)]
+        named = dict(zip(COLUMNS, kept, strict=False))
+        points = named.setdefault("points", (0.0,) * count)
+        scores = _scores(named["mean"], named["penalty"], points)
+        named.setdefault("propensity", tuple(_without_chance(scores)))
+        places = sorted(range(count), key=lambda place: (self.models[place] != chosen, -scores[place]))
+        told = {name: [round(named[name][place], _DIGITS) for place in places] for name in COLUMNS}
+        return {"model": [self.models[place] for place in places], **told}
+
+
+def _scores(means: _Column, penalties: _Column, points: _Column) -> list[float]:
+    return [mean - lost + extra for mean, lost, extra in zip(means, penalties, points, strict=True)]
+
+
+def _without_chance(scores: _Column) -> list[float]:
+    """The best is served with certainty."""
+    best = scores.index(max(scores))
+    return [float(place == best) for place in range(len(scores))]
