@@ -27,7 +27,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(VENV)/.dev
-	$(PYTHON) -m bench
+	$(PYTHON) -m bench --routed
 
 storm: $(VENV)/.dev
 	$(PYTHON) -m bench.storm
