@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from gateway.conversations import answer_in, asking, conversation_in, exchange_o
 from gateway.errors import GatewayError
 from gateway.own_calls import OnBehalf, Reply, is_priced
 from gateway.policy import TenantPolicy
+from gateway.rows import first_id
 from gateway.runtime import load_policy
 from gateway.wire.types import Conversation, ParseError
 from routing.judge import (
@@ -42,6 +44,7 @@ from routing.judge.samples import Sample
 from routing.learning import judging_usd
 from routing.models import Decision, JudgeSample, Label, RouterState, RoutingSettings
 from routing.states import expected_quality
+from routing.steering import midnight
 from tenants.crypto import DecryptionFailed, Keyring, content_purpose
 from tenants.models import Tenant
 
@@ -72,7 +75,7 @@ class _Case:
 
 def judge_samples(now: datetime) -> dict[str, Any]:
     """Judge what is due. Returns for the job's record: ``judged``, ``labels``, ``by_rule``, ``shadow``, ``failed``,
-    ``given_up`` and ``usd``."""
+    ``given_up``, ``usd``, and ``why`` the latest failed."""
     facts: dict[str, Any] = dict.fromkeys(("judged", "labels", "by_rule", "shadow", "failed", "given_up"), 0)
     facts["given_up"] += JudgeSample.objects.filter(due_at__lt=now - KEPT_FOR, judged_at=None).delete()[0]
     if not JudgeSample.objects.filter(due_at__lte=now, judged_at=None).exists():
@@ -100,28 +103,52 @@ def judge_samples(now: datetime) -> dict[str, Any]:
 
 
 class _Purses:
-    """What judging may still cost each tenant today. A batch begins only while there is something left."""
+    """What judging may still cost each tenant today. Samples are taken up as the money left is expected to pay for
+    them: each as much as the dearest of this run, before that as today's have cost on the whole. Such a mean may
+    mislead (what failed is in it), so that the first sample of a run only needs something to be left."""
 
     def __init__(self, now: datetime, without: Iterable[UUID]) -> None:
         """``without``: tenants whose plan leaves judging out."""
         self._now = now
         self._left = dict.fromkeys(without, Decimal(0))
+        self._one_costs: dict[UUID, Decimal] = {}
+        self._paid_for: Counter[UUID] = Counter()
         self.paid_usd = Decimal(0)
 
     @property
     def empty(self) -> list[UUID]:
-        """Tenants known to have nothing left."""
-        return [tenant_id for tenant_id, left in self._left.items() if left <= 0]
+        """Tenants known to have nothing left for another sample."""
+        return [tenant_id for tenant_id in self._left if self._affords(tenant_id) < 1]
 
-    def open(self, tenant: Tenant, routing: RoutingSettings) -> bool:
+    def affords(self, tenant: Tenant, routing: RoutingSettings) -> int:
+        """How many samples may be taken up at once: one, and twice as many each time, while none has cost anything."""
         if tenant.pk not in self._left:
-            self._left[tenant.pk] = routing.judge_usd_per_day - judging_usd(tenant, self._now)
-        return self._left[tenant.pk] > 0
+            spent = judging_usd(tenant, self._now)
+            self._left[tenant.pk] = routing.judge_usd_per_day - spent
+            if spent and (judged := _judged_today(tenant, self._now)):
+                self._one_costs[tenant.pk] = spent / judged
+        return self._affords(tenant.pk)
+
+    def _affords(self, tenant_id: UUID) -> int:
+        left = self._left[tenant_id]
+        if left <= 0:
+            return 0
+        one_costs = self._one_costs.get(tenant_id)
+        affords = int(left / one_costs) if one_costs else self._paid_for[tenant_id]
+        return min(BATCH, affords if one_costs and self._paid_for[tenant_id] else max(1, affords))
 
     def pay(self, case: _Case) -> None:
         usd = to_usd(case.spent_pico)
-        self._left[case.row.tenant_id] -= usd
+        tenant_id = case.row.tenant_id
+        self._left[tenant_id] -= usd
+        self._paid_for[tenant_id] += 1
+        self._one_costs[tenant_id] = max(self._one_costs.get(tenant_id, usd), usd)
         self.paid_usd += usd
+
+
+def _judged_today(tenant: Tenant, now: datetime) -> int:
+    labels = Label.objects.filter(tenant=tenant, id__gte=first_id(midnight(now)), rater=Label.Rater.JUDGE)
+    return labels.values("request_id").distinct().count()
 
 
 # ---------------------------------------------------------------------- what is due
@@ -166,7 +193,7 @@ def _batches(now: datetime, purses: _Purses, facts: dict[str, Any]) -> Iterable[
             return
         routing = {row.tenant_id: RoutingSettings.of(row.tenant) for row in rows}
         decisions = Decision.objects.in_bulk([row.pk for row in rows])
-        payable = [row for row in rows if purses.open(row.tenant, routing[row.tenant_id])]
+        payable = _payable(rows, routing, purses)
         seen.update(row.pk for row in payable)
         cases = []
         for row in payable:
@@ -179,6 +206,19 @@ def _batches(now: datetime, purses: _Purses, facts: dict[str, Any]) -> Iterable[
                 facts["given_up"] += row.delete()[0]
         if cases:
             yield cases
+
+
+def _payable(
+    rows: Iterable[JudgeSample], routing: Mapping[UUID, RoutingSettings], purses: _Purses
+) -> list[JudgeSample]:
+    """As many of each tenant's as its money is expected to pay for; the others wait."""
+    taken: Counter[UUID] = Counter()
+    payable = []
+    for row in rows:
+        if taken[row.tenant_id] < purses.affords(row.tenant, routing[row.tenant_id]):
+            taken[row.tenant_id] += 1
+            payable.append(row)
+    return payable
 
 
 def _case(row: JudgeSample, decision: Decision | None, bench: _Bench | None) -> _Case | None:
@@ -261,6 +301,7 @@ def _write_down(case: _Case, now: datetime, facts: dict[str, Any]) -> None:
     row = case.row
     if case.failure:
         facts["failed"] += 1
+        facts["why"] = f"{row.tenant.slug}: {case.failure}"
         logger.info("request %s is not judged: %s", row.pk, case.failure)
         if row.tries + 1 >= MOST_TRIES:
             facts["given_up"] += row.delete()[0]

@@ -132,9 +132,15 @@ class TenantPolicy:
         if not self.entitlement.allows(feature):
             raise PermissionDenied(self.entitlement.refusal(feature))
 
+    def virtual_name(self, name: str) -> str | None:
+        """The way to choose that a name stands for, by itself or as an alias; None where it is not "choose for me", but
+        has been given to a model."""
+        meant = self.aliases.get(name, name)
+        return meant if meant in VIRTUAL_NAMES and name not in self.models else None
+
     def leaves_choice(self, name: str) -> bool:
-        """Whether a name stands for "choose for me": a virtual one that the tenant has not given to a model."""
-        return name in VIRTUAL_NAMES and name not in self.aliases and name not in self.models
+        """Whether a name stands for "choose for me"."""
+        return self.virtual_name(name) is not None
 
     def resolve(self, name: str, token: TokenFacts) -> ModelFacts:
         """The model a caller means: a configured name, an alias, or ``provider/name``.
@@ -182,7 +188,7 @@ class TenantPolicy:
             return []
         if not any(name in token.models for name in self.routing.contestants):
             return []
-        return sorted(name for name in VIRTUAL_NAMES if self.leaves_choice(name))
+        return sorted(name for name in {*VIRTUAL_NAMES, *self.aliases} if self.leaves_choice(name))
 
     def _find(self, name: str) -> ModelFacts | None:
         if found := self.models.get(name):

@@ -74,6 +74,12 @@ class Routers(Protocol):
     def router_of(self, policy: TenantPolicy) -> Router:
         """The tenant's router as of the newest state this process has read."""
 
+    def has_looked(self, policy: TenantPolicy) -> bool:
+        """Whether there is such a state has been found out."""
+
+    async def look(self, policy: TenantPolicy) -> None:
+        """Wait for that, not for long."""
+
 
 @dataclass(slots=True)
 class Selection:
@@ -135,6 +141,11 @@ class Selector:
         self._fields: _Memo[tuple[str, str], _Field] = {}
         self._candidates: _Memo[tuple[str, ...], tuple[Candidate, ...]] = {}
 
+    async def get_ready(self, policy: TenantPolicy) -> None:
+        """To be awaited before choosing: the first of a tenant's requests waits for what its router has learned."""
+        if not self._routers.has_looked(policy):
+            await self._routers.look(policy)
+
     def question(self, policy: TenantPolicy, token: TokenFacts, request: Request) -> Question | None:
         """What a rule of the tenant wants a model to be asked before it can choose; mostly nothing."""
         rules = policy.routing.rules
@@ -166,7 +177,7 @@ class Selector:
             running = experiment_of(routing, features, narrowed.field, keys)
         probability = _judge_probability(router, running, request) if routing.judges else 0.0
         judged = probability > 0 and self._coin.random() < probability  # before anything is decided
-        strategy = STRATEGY_OF[request.model] or wanted.routing_strategy
+        strategy = STRATEGY_OF[policy.virtual_name(request.model) or "auto"] or wanted.routing_strategy
         strategy = strategy or routing.strategy_for(token.id, token.project_id)
         decision = router.decide(
             RouterQuestion(
@@ -188,6 +199,9 @@ class Selector:
         if wanted.prefer_provider and routing.contestants[choice.model].provider != wanted.prefer_provider:
             unheard = f"no model of '{wanted.prefer_provider}' qualifies"
             choice = replace(choice, reason=f"{choice.reason}; {unheard}")
+        if narrowed.skipped:
+            told_skipped = "; ".join(f"the rule '{rule}' was skipped ({why})" for rule, why in narrowed.skipped)
+            choice = replace(choice, reason=f"{choice.reason}; {told_skipped}")
         if routing.rules:
             self._latest.setdefault(policy.id, deque(maxlen=LATEST)).append(choice.model)
         names = decision.models

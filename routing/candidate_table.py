@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-COLUMNS = ("mean", "sd", "cost", "penalty", "propensity", "points")
+ALWAYS = ("mean", "sd", "cost", "latency", "penalty", "caution")
+COLUMNS = (*ALWAYS, "propensity", "points")
 _FLOAT = 4  # bytes
 _DIGITS = 6  # of what is told; a 32-bit float has seven
 _Column = Sequence[float]
@@ -28,11 +29,13 @@ class CandidateTable(Struct, frozen=True):
         odds: _Column | None = None,
         points: _Column | None = None,
     ) -> Self:
-        """``weighed`` are mean and sd of the expected quality, cost in USD per 1,000 requests, and penalty in points of
-        quality. ``odds`` are left out where there was no chance in it, ``points`` where no rule gave any."""
+        """``weighed`` are the columns of ``ALWAYS``: mean and sd of the expected quality, cost in USD per 1,000
+        requests, latency in seconds (not a number where it is not known), penalty and caution in points of quality.
+        ``odds`` are left out where there was no chance in it, ``points`` where no rule gave any."""
         numbers = [number for column in weighed for number in column]
         if points is not None:
-            numbers += odds or _without_chance(_scores(weighed[0], weighed[3], points))
+            mean, _, _, _, penalty, caution = weighed
+            numbers += odds or _without_chance(_scores(mean, penalty, caution, points))
             numbers += points
         elif odds is not None:
             numbers += odds
@@ -47,15 +50,16 @@ class CandidateTable(Struct, frozen=True):
         kept = [flat[start : start + count] for start in range(0, len(flat), count)]
         named = dict(zip(COLUMNS, kept, strict=False))
         points = named.setdefault("points", (0.0,) * count)
-        scores = _scores(named["mean"], named["penalty"], points)
+        scores = _scores(named["mean"], named["penalty"], named["caution"], points)
         named.setdefault("propensity", tuple(_without_chance(scores)))
         places = sorted(range(count), key=lambda place: (self.models[place] != chosen, -scores[place]))
         told = {name: [round(named[name][place], _DIGITS) for place in places] for name in COLUMNS}
         return {"model": [self.models[place] for place in places], **told}
 
 
-def _scores(means: _Column, penalties: _Column, points: _Column) -> list[float]:
-    return [mean - lost + extra for mean, lost, extra in zip(means, penalties, points, strict=True)]
+def _scores(*columns: _Column) -> list[float]:
+    """Of means, penalties, cautions and points."""
+    return [mean - lost - caution + extra for mean, lost, caution, extra in zip(*columns, strict=True)]
 
 
 def _without_chance(scores: _Column) -> list[float]:

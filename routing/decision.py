@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
+from math import nan
 
 from msgspec import Struct
 
@@ -34,8 +36,9 @@ class Label:
 
 
 class Ranked(Struct, frozen=True):
-    """One candidate in a decision, as it is told: rounded. Cost in USD per 1,000 requests; penalty and ``points`` (a
-    rule's) in points of quality."""
+    """One candidate in a decision, as it is told: rounded. Cost in USD per 1,000 requests; penalty, ``points`` (a
+    rule's) and ``caution`` (how far it must be ahead of the cheapest) in points of quality; latency in seconds, not a
+    number where none is known."""
 
     model: str
     mean: float
@@ -44,11 +47,13 @@ class Ranked(Struct, frozen=True):
     penalty: float
     propensity: float
     points: float = 0.0
+    caution: float = 0.0
+    latency: float = nan
 
     @property
     def score(self) -> float:
         """What candidates are compared by."""
-        return self.mean - self.penalty + self.points
+        return self.mean - self.penalty - self.caution + self.points
 
 
 class Decision:
@@ -58,6 +63,7 @@ class Decision:
     """
 
     __slots__ = (
+        "_caution",
         "_chosen",
         "_expected",
         "_features",
@@ -80,17 +86,18 @@ class Decision:
         scores: Sequence[float],
         chosen: int,
         *,
+        caution: Sequence[float],
         odds: Sequence[float] | None = None,
         points: Sequence[float] | None = None,
         exploratory: bool = False,
         challenger: int | None = None,
         challenger_propensity: float | None = None,
     ) -> None:
-        """``scores`` and the other lists are by candidate of the slate; ``chosen`` and ``challenger`` are numbers in
-        it. Without ``odds`` there was no chance in it."""
+        """``scores`` (``caution`` is taken off already) and the other lists are by candidate of the slate; ``chosen``
+        and ``challenger`` are numbers in it. Without ``odds`` there was no chance in it."""
         self._scoring, self._features, self._scores, self._chosen = scoring, features, scores, chosen
         self._expected = scoring.of_text(features)
-        self._odds, self._points = odds, points
+        self._odds, self._points, self._caution = odds, points, caution
         self._lead: Sequence[Ranked] | None = None
         names = scoring.slate.models
         places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
@@ -127,7 +134,7 @@ class Decision:
 
     def _first(self, count: int) -> Sequence[Ranked]:
         odds, points, chosen, tokens = self._odds, self._points, self._chosen, self._features.input_tokens
-        scoring, means, sds = self._scoring, self._expected.means, self._expected.sds
+        scoring, means, sds, caution = self._scoring, self._expected.means, self._expected.sds, self._caution
         return [
             Ranked(
                 name,
@@ -137,6 +144,8 @@ class Decision:
                 round(scoring.penalty(place, tokens) * UNIT) / UNIT,
                 float(place == chosen) if odds is None else round(odds[place] * UNIT) / UNIT,
                 0.0 if points is None else round(points[place] * UNIT) / UNIT,
+                round(caution[place] * UNIT) / UNIT,
+                scoring.latencies[place],
             )
             for name, place in zip(self.models[:count], self._places, strict=False)
         ]
@@ -156,9 +165,10 @@ class Decision:
 
     @property
     def _after(self) -> str:
-        """What the lead is after, beside quality: only what counts for this taste."""
-        taste = self._scoring.taste
-        return _AFTER[taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None]
+        """What the lead is after, beside quality: only what counts for this taste and these two."""
+        taste, caution = self._scoring.taste, self._caution
+        cautious = caution[self._places[0]] != caution[self._places[1]]
+        return _AFTER[taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None, cautious]
 
     def table(self) -> CandidateTable:
         """For the log: what was weighed of every candidate."""
@@ -168,7 +178,9 @@ class Decision:
             expected.means,
             expected.sds,
             scoring.costs(tokens),
+            scoring.latencies,
             scoring.penalties(tokens),
+            self._caution,
             odds=self._odds,
             points=self._points,
         )
@@ -187,13 +199,9 @@ class Decision:
         return f"Decision({self.reason!r})"
 
 
-_AFTER: Mapping[tuple[bool, bool, bool], str] = {  # by whether cost, latency and rules count
-    (False, False, False): "",
-    (True, False, False): " after cost",
-    (False, True, False): " after latency",
-    (True, True, False): " after cost and latency",
-    (False, False, True): " after rules",
-    (True, False, True): " after cost and rules",
-    (False, True, True): " after latency and rules",
-    (True, True, True): " after cost, latency and rules",
-}
+def _in_words(*counts: bool) -> str:
+    words = [word for word, counted in zip(("cost", "latency", "rules", "caution"), counts, strict=True) if counted]
+    return f" after {' and '.join(filter(None, (', '.join(words[:-1]), words[-1])))}" if words else ""
+
+
+_AFTER: Mapping[tuple[bool, ...], str] = {counts: _in_words(*counts) for counts in product((False, True), repeat=4)}

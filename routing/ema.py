@@ -43,21 +43,34 @@ class MovingAverages:
     default: str | None = None
 
     def choose(
-        self, features: RequestFeatures, candidates: Sequence[Candidate], taste: Taste, rng: np.random.Generator
+        self,
+        features: RequestFeatures,
+        candidates: Sequence[Candidate],
+        taste: Taste,
+        rng: np.random.Generator,
+        points: Vector | None = None,
     ) -> tuple[int, float, bool]:
         """Number of the candidate that answers, the probability of that, and whether chance chose it."""
-        best = self.best(features, candidates, taste)
+        best = self.best(features, candidates, taste, points)
         by_chance = rng.random() < self.settings.epsilon
         chosen = int(rng.integers(len(candidates))) if by_chance else best
         share = self.settings.epsilon / len(candidates)
         return chosen, share + (1 - self.settings.epsilon) * (chosen == best), chosen != best
 
-    def best(self, features: RequestFeatures, candidates: Sequence[Candidate], taste: Taste) -> int:
-        """The candidate with the best average less penalties among those that compete; else the cheapest."""
+    def best(
+        self,
+        features: RequestFeatures,
+        candidates: Sequence[Candidate],
+        taste: Taste,
+        points: Vector | None = None,
+    ) -> int:
+        """The candidate with the best average less penalties among those that compete; else the cheapest. ``points``
+        of quality are added."""
         averages, costs = self.averages(features, candidates), self.experience.costs(features, candidates)
         if np.isnan(averages).all():
             return self.fallback(candidates, costs)
-        return int(np.nanargmax(averages - penalties(taste, costs, self.experience.log_latencies(candidates))))
+        scores = averages - penalties(taste, costs, self.experience.log_latencies(candidates))
+        return int(np.nanargmax(scores if points is None else scores + points))
 
     def fallback(self, candidates: Sequence[Candidate], costs: Vector) -> int:
         """What answers where no model competes: the default model, or the cheapest for this request."""

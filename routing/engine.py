@@ -13,14 +13,15 @@ import numpy as np
 
 from routing.decision import Decision, Exploration, Label
 from routing.features import FeatureSpace, RequestFeatures, Vector
-from routing.odds import least_shares, odds_of
-from routing.priors import quality_by_price
-from routing.regression import Posterior, StoredPosterior
+from routing.odds import Caution, least_shares, odds_of
+from routing.priors import decades_dearer
+from routing.regression import Combined, Posterior, StoredPosterior
 from routing.scores import Candidate, Experience, Taste
 from routing.slate import Scoring, Slate
 
 STATE_VERSION = 2
 UNKNOWN_QUALITY = 0.7
+_USUAL_INPUT_TOKENS = 300
 
 
 class UnreadableState(ValueError):
@@ -34,8 +35,9 @@ class EngineSettings(msgspec.Struct, frozen=True):
     own_sd: tuple[float, float, float] = (0.05, 0.03, 0.05)
     published_sd: float = 0.08
     unpublished_sd: float = 0.2
-    priced_sd: float = 0.12
+    priced_sd: float = 0.1
     quality_per_price_decade: float = 0.1
+    price_decade_sd: float = 0.1  # of the line above, which the labels of all priced models tell
     prior_scales: tuple[float, ...] = (1.0,)  # several: averaged by how well each foretells
     kept_per_label: float = 0.9995
     thompson_shrink: float = 0.7
@@ -49,6 +51,12 @@ class EngineSettings(msgspec.Struct, frozen=True):
     unfamiliar_share: float = 0.3  # of the judged requests
     reopened_share: float = 0.3
     labels_when_reopened: int = 10
+    caution: float = 1.1  # standard deviations, of a model without a published score, at the first label
+    published_caution: float = 0.3
+    caution_fades: float = 60.0  # labels
+    incumbent_share: float = 0.4  # of the judged requests
+    incumbent_known: float = 0.07  # sd of the distance from the incumbent
+    labels_of_incumbent: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class Engine:
     labels_since: dict[str, int] = field(default_factory=dict)
     _places: dict[str, int] = field(default_factory=dict, repr=False)
     _last_slate: Slate | None = field(default=None, repr=False, compare=False)
+    _doubts: "_Doubts | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
     def begin(
@@ -108,20 +117,24 @@ class Engine:
         """An engine without labels.
 
         ``published`` are scores (0-1) of the models that have any. Of the others, ``prices`` (in any one unit) tell
-        something: dearer models are better as a rule. Without either, all are taken for equal.
+        something: dearer models are better as a rule, and labels tell by how much. Without either, all are taken for
+        equal.
         """
         space, settings = space or FeatureSpace(), settings or EngineSettings()
         known = {model: quality for model, quality in (published or {}).items() if model in models}
         usual = float(np.mean(list(known.values()))) if known else UNKNOWN_QUALITY
         bias, task, cell, rest = settings.shared_sd
         means, sds = [np.eye(1, space.size)[0] * usual], [space.by_block(bias=bias, task=task, cell=cell, rest=rest)]
-        hints = quality_by_price(models, known, usual, prices or {}, settings.quality_per_price_decade)
+        decades = decades_dearer(models, known, prices or {})
+        hints = {model: decade for model, decade in decades.items() if model not in known}
         for model in models:
-            hinted = settings.priced_sd if model in hints and model not in known else None
-            mean, sd = _block(space, settings, usual, known.get(model, hints.get(model)), hinted)
+            hinted = settings.priced_sd if model in hints else None
+            expected = usual + settings.quality_per_price_decade * hints[model] if model in hints else known.get(model)
+            mean, sd = _block(space, settings, usual, expected, hinted)
             means.append(mean)
             sds.append(sd)
         posterior = Posterior.begin(np.concatenate(means), np.concatenate(sds), space.size, settings.prior_scales)
+        posterior.tie_biases(settings.price_decade_sd * np.array([hints.get(model, 0.0) for model in models]))
         return cls(space, settings, list(models), posterior)
 
     def __post_init__(self) -> None:
@@ -151,28 +164,41 @@ class Engine:
         scores = [mean - penalty for mean, penalty in zip(means, penalties, strict=True)]
         if points is not None:
             scores = [score + extra for score, extra in zip(scores, points, strict=True)]
-        best = scores.index(max(scores))
+        caution = self._caution(scoring)
+        cautious = [score - lead for score, lead in zip(scores, caution.leads, strict=True)]
+        best = cautious.index(max(cautious))
         if explore is Exploration.NONE or len(scores) == 1:
-            return Decision(scoring, features, scores, best, points=points)
+            return Decision(scoring, features, cautious, best, caution=caution.leads, points=points)
         if rng is None:
             raise ValueError("exploring needs a random generator")
         drawn = self._drawn(scoring, features, np.array(means), np.array(scores), rng)
+        least = self._least_shares(slate.models)
+        if caution.incumbent is not None and self._unsettled(caution, cautious, slate.models[caution.incumbent]):
+            least[caution.incumbent] = max(least[caution.incumbent], self.settings.incumbent_share)
         if explore is Exploration.SERVED:
-            odds = odds_of(drawn, self._least_shares(slate.models))
+            odds = odds_of(drawn, least)
             chosen = int(rng.choice(len(scores), p=odds))
             return Decision(
-                scoring, features, scores, chosen, odds=odds.tolist(), points=points, exploratory=chosen != best
+                scoring,
+                features,
+                cautious,
+                chosen,
+                caution=caution.leads,
+                odds=odds.tolist(),
+                points=points,
+                exploratory=chosen != best,
             )
         drawn[:, best] = -np.inf
         if not np.isfinite(drawn[0]).any():
-            return Decision(scoring, features, scores, best, points=points)
-        odds = odds_of(drawn, self._least_shares(slate.models))
+            return Decision(scoring, features, cautious, best, caution=caution.leads, points=points)
+        odds = odds_of(drawn, least)
         picked = int(rng.choice(len(scores), p=odds))
         return Decision(
             scoring,
             features,
-            scores,
+            cautious,
             best,
+            caution=caution.leads,
             points=points,
             challenger=picked,
             challenger_propensity=float(odds[picked]),
@@ -195,6 +221,15 @@ class Engine:
         vectors = np.stack([features.vector for features in requests])
         means: Vector = vectors @ self.posterior.combined().mean[places].T
         return means, np.stack([self.experience.costs(features, candidates) for features in requests])
+
+    def leads(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate]) -> Vector:
+        """How far (points of quality) a candidate (column) must be ahead of the cheapest to answer a request (row)."""
+        slate, believed, found = self.slate(candidates), self.posterior.combined(), dict[tuple[str, str], list[float]]()
+        for one in requests:
+            cell = (one.task, one.complexity)
+            if cell not in found:
+                found[cell] = list(self._caution(slate.scoring(one, Taste(), believed, self.experience)).leads)
+        return np.array([found[one.task, one.complexity] for one in requests])
 
     def pool_summary(self) -> list[ModelSummary]:
         """One row per model, in the order of the pool."""
@@ -307,6 +342,46 @@ class Engine:
         self.reopen(model, bias_sd=self.settings.reopened_sd)
         return True
 
+    def _caution(self, scoring: Scoring) -> Caution:
+        """Worked out once for each scoring, which lives as long as beliefs and averages stay the same."""
+        if scoring.caution is None:
+            scoring.caution = self._worked_out(scoring)
+        return scoring.caution
+
+    def _unsettled(self, caution: Caution, cautious: Sequence[float], incumbent: str) -> bool:
+        settings = self.settings
+        few = self.labels_since.get(incumbent, 0) < settings.labels_of_incumbent
+        return few and caution.unsettled(cautious, settings.incumbent_known)
+
+    def _worked_out(self, scoring: Scoring) -> Caution:
+        models = scoring.slate.models
+        costs = scoring.costs(_USUAL_INPUT_TOKENS)
+        incumbent = costs.index(min(costs))
+        if max(costs) <= costs[incumbent] or self._anew(models)[incumbent]:
+            return Caution.none(len(models))  # nobody is the cheapest, or it may have broken
+        doubts, places = self._doubts_now(), [self._places[model] for model in models]
+        apart = doubts.apart[places[incumbent]]
+        return Caution(
+            incumbent,
+            [doubts.bounds[place] * apart[place] for place in places],
+            [0.0 if doubts.published[place] else apart[place] for place in places],
+        )
+
+    def _doubts_now(self) -> "_Doubts":
+        believed = self.posterior.combined()
+        if self._doubts is None or self._doubts.believed is not believed:
+            published = (self.posterior.prior_bias_sds() <= self.settings.published_sd * (1.0 + 1e-9)).tolist()
+            apart = self.posterior.biases_apart().tolist()
+            self._doubts = _Doubts(believed, apart, published, self._bounds(published))
+        return self._doubts
+
+    def _bounds(self, published: Sequence[bool]) -> list[float]:
+        """By model: how many standard deviations it must be ahead. The more labels, the sooner a mistake is found out;
+        without any, prices and published scores are all there is to go by."""
+        settings = self.settings
+        weight = (self.version > 0) / np.sqrt(1.0 + self.version / settings.caution_fades)
+        return [float(weight * (settings.published_caution if known else settings.caution)) for known in published]
+
     def _drawn(
         self, scoring: Scoring, features: RequestFeatures, means: Vector, scores: Vector, rng: np.random.Generator
     ) -> Vector:
@@ -343,6 +418,17 @@ def _block(
     mean = np.zeros(space.size)
     mean[0] = 0.0 if published is None else published - usual
     return mean, space.by_block(bias=bias, task=task, cell=cell, rest=rest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubts:
+    """What caution takes from one state of the beliefs. By model: the standard deviation of the difference between its
+    bias and each other's, whether its score is published, and how many of them it must be ahead."""
+
+    believed: Combined
+    apart: list[list[float]]
+    published: list[bool]
+    bounds: list[float]
 
 
 class _Stored(msgspec.Struct, array_like=True):

@@ -38,6 +38,7 @@ BEGINNERS_ANSWERS: Final = 500
 USERS_SHARE: Final = 0.05
 USERS_FREE_LABELS: Final = 3  # of one model and end user a day, before the share counts
 OTHERS_VARIANCE: Final = 0.15**2  # a label of another tenant's tells so much less of ours
+BY_RATINGS: Final = ", by its latest ratings"  # how the reason of an alarm ends that replay has no part in
 
 FactsOf = Callable[[UUID], RoutingFacts | None]
 
@@ -222,7 +223,7 @@ def _advance(tenant: Tenant, facts: RoutingFacts, now: datetime) -> _Step:
     learner = _learner_at(state, facts, step)
     for model, noticed in _learn_labels(learner, _new_labels(state, settings), state, facts, step):
         step.noticed.append(noticed)
-        alarm = {"alarmed_at": now, "reason": f"{noticed}, by its latest ratings"}
+        alarm = {"alarmed_at": now, "reason": f"{noticed}{BY_RATINGS}"}
         DriftWatch.objects.update_or_create(tenant=tenant, model_name=model, defaults=alarm)
     seen, reached = answers_after(tenant.pk, state.observed_id, now)
     for answered in seen:

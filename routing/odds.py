@@ -1,15 +1,43 @@
-"""Which candidate is tried out: exact probabilities out of draws, none under the part that is kept for it.
+"""Who answers while little is known, and which candidate is tried out.
 
-Only requests that are judged come here.
+What is not judged stays with the cheapest candidate until another is ahead by more than may be chance. What is judged
+explores: exact probabilities out of draws, none under the part that is kept for a candidate.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from routing.features import Vector
 
 REST = 0.02  # of the judged requests, for all candidates together
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """How far ahead of the ``incumbent`` (a number; the cheapest candidate, if there is one) the others must be.
+
+    By candidate: ``leads`` in points of quality, ``apart`` the standard deviation of its distance from the incumbent
+    where that is to be measured, else 0.
+    """
+
+    incumbent: int | None
+    leads: Sequence[float]
+    apart: Sequence[float]
+
+    @classmethod
+    def none(cls, candidates: int) -> "Caution":
+        """Whoever is ahead answers."""
+        return cls(None, [0.0] * candidates, [0.0] * candidates)
+
+    def unsettled(self, cautious: Sequence[float], enough: float) -> bool:
+        """Whether the incumbent and the best other by ``cautious`` scores are not told apart to within ``enough``."""
+        if self.incumbent is None:
+            return False
+        others = [number for number in range(len(cautious)) if number != self.incumbent]
+        rival = max(others, key=cautious.__getitem__)
+        return self.apart[rival] > enough
 
 
 def least_shares(

@@ -87,6 +87,28 @@ class Posterior:
         biases = np.arange(1, self.models + 1) * self.width
         return np.sqrt(self.weights @ self.covariance[:, biases, biases])
 
+    def prior_bias_sds(self) -> Vector:
+        """The same before any label, for scale 1."""
+        biases = np.arange(1, self.models + 1) * self.width
+        sds: Vector = np.sqrt(self.prior_variance[0, biases]) / self.scales[0]
+        return sds
+
+    def biases_apart(self) -> Array:
+        """Standard deviation of the difference between the biases of two models (rows and columns)."""
+        biases = np.arange(1, self.models + 1) * self.width
+        shared = np.tensordot(self.weights, self.covariance[:, biases[:, None], biases], 1)
+        own = shared.diagonal()
+        apart: Array = np.sqrt(np.maximum(own[:, None] + own - 2.0 * shared, 0.0))
+        return apart
+
+    def tie_biases(self, loadings: Vector) -> None:
+        """Before any label: one more unknown number (mean 0, sd 1) is in each model's bias, times its loading."""
+        biases = np.arange(1, self.models + 1) * self.width
+        for scale, factor in enumerate(self.scales):
+            self.covariance[scale, biases[:, None], biases] += factor**2 * np.outer(loadings, loadings)
+            self.prior_variance[scale, biases] += (factor * loadings) ** 2
+        self._combined = None
+
     def update(
         self, model: int, x: Vector, value: float, *, extra_variance: float = 0.0, kept: float = 1.0
     ) -> Foretold:

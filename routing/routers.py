@@ -11,17 +11,19 @@ from typing import Protocol
 import numpy as np
 from msgspec import Struct
 
-from routing.candidate_table import COLUMNS, CandidateTable
+from routing.candidate_table import ALWAYS, CandidateTable
 from routing.candidates import Contestant
 from routing.decision import Decision, Exploration, Ranked
 from routing.ema import EmaSettings, MovingAverages
 from routing.engine import UNKNOWN_QUALITY, Engine
 from routing.facts import RoutingFacts
-from routing.features import FeatureSpace, RequestFeatures
+from routing.features import FeatureSpace, RequestFeatures, Vector
 from routing.scores import Candidate, Experience, Taste, fixed_scores
 
 USUAL_INPUT_TOKENS = 500
 BALANCED_LATENCY_WEIGHT = 0.01
+BY_WEIGHTS = "the best by its weights"
+NOBODY_COMPETES = "the cheapest, as no model has enough ratings for such requests yet"
 
 
 class Ranking(Protocol):
@@ -54,18 +56,21 @@ class Ranking(Protocol):
 
 @dataclass(slots=True)
 class Weighed:
-    """Candidates in order, of an engine that keeps no beliefs."""
+    """Candidates in order, of an engine that keeps no beliefs. ``why`` is what the first is the best by."""
 
     order: Sequence[Ranked]
     exploratory: bool = False
+    why: str = BY_WEIGHTS
     challenger: str | None = None
     challenger_propensity: float | None = None
 
     @classmethod
-    def of(cls, ranked: Sequence[Ranked], chosen: int, *, exploratory: bool) -> "Weighed":
+    def of(
+        cls, ranked: Sequence[Ranked], chosen: int, *, exploratory: bool = False, why: str = BY_WEIGHTS
+    ) -> "Weighed":
         """The chosen one first, the others by score."""
         others = [one for place, one in enumerate(ranked) if place != chosen]
-        return cls([ranked[chosen], *sorted(others, key=lambda one: -one.score)], exploratory)
+        return cls([ranked[chosen], *sorted(others, key=lambda one: -one.score)], exploratory, why)
 
     @property
     def model(self) -> str:
@@ -82,18 +87,21 @@ class Weighed:
     @property
     def reason(self) -> str:
         first = self.order[0]
-        told = f"{first.model}: quality {first.mean:.2f}, {first.cost:.3f} USD per 1,000 requests"
+        quality = "" if self.why == NOBODY_COMPETES else f"quality {first.mean:.2f}, "
+        told = f"{first.model}: {quality}{first.cost:.3f} USD per 1,000 requests"
         if self.exploratory:
             return f"{told}; by chance, with probability {first.propensity:.2f}"
-        return f"{told}; the only candidate" if len(self.order) == 1 else f"{told}; the best by its weights"
+        return f"{told}; the only candidate" if len(self.order) == 1 else f"{told}; {self.why}"
 
     @property
     def lead(self) -> Sequence[Ranked]:
         return self.order[:2]
 
     def table(self) -> CandidateTable:
-        columns = ([getattr(one, name) for one in self.order] for name in COLUMNS[:4])
-        return CandidateTable.of(self.models, *columns, odds=[one.propensity for one in self.order])
+        columns = ([getattr(one, name) for one in self.order] for name in ALWAYS)
+        points = [one.points for one in self.order]
+        odds = [one.propensity for one in self.order]
+        return CandidateTable.of(self.models, *columns, points=points if any(points) else None, odds=odds)
 
 
 class Question(Struct, frozen=True):
@@ -188,15 +196,22 @@ class AveragingRouter:
             raise ValueError("no candidate is left to choose from")
         costs = self.averages.experience.costs(features, candidates)
         taste = Taste.of_strategy(question.strategy, float(costs.max()))
-        chosen, _, by_chance = self.averages.choose(features, candidates, taste, rng)
-        means = np.nan_to_num(self.averages.averages(features, candidates), nan=0.0)
+        points = _points_of(question)
+        chosen, _, by_chance = self.averages.choose(features, candidates, taste, rng, points)
+        known = self.averages.averages(features, candidates)
+        why = NOBODY_COMPETES if np.isnan(known).all() else "the best of the averages after cost"
+        means = np.nan_to_num(known, nan=0.0)
         lost = taste.cost_weight * costs
         epsilon = self.averages.settings.epsilon
         odds = np.full(len(candidates), epsilon / len(candidates))
-        odds[self.averages.best(features, candidates, taste) if by_chance else chosen] += 1 - epsilon
-        rows = zip(candidates, means.tolist(), costs.tolist(), lost.tolist(), odds.tolist(), strict=True)
-        ranked = [Ranked(one.model, mean, 0.0, cost, penalty, odd) for one, mean, cost, penalty, odd in rows]
-        return Weighed.of(ranked, chosen, exploratory=by_chance)
+        odds[self.averages.best(features, candidates, taste, points) if by_chance else chosen] += 1 - epsilon
+        columns = [column.tolist() for column in (means, costs, lost, odds, points)]
+        latencies = self.averages.experience.latencies([one.model for one in candidates])
+        ranked = [
+            Ranked(one.model, mean, 0.0, cost, penalty, odd, extra, latency=latency)
+            for one, mean, cost, penalty, odd, extra, latency in zip(candidates, *columns, latencies, strict=True)
+        ]
+        return Weighed.of(ranked, chosen, exploratory=by_chance, why=why)
 
 
 @dataclass(slots=True)
@@ -215,14 +230,19 @@ class FixedRouter:
         costs = self.experience.costs(question.features, candidates)
         means = np.array([self.published.get(one.model, UNKNOWN_QUALITY) for one in candidates])
         scores = fixed_scores(question.strategy, means, costs, self.experience.log_latencies(candidates))
-        scores = scores + [question.points.get(one.model, 0.0) for one in candidates]
-        chosen = int(scores.argmax())
-        rows = zip(candidates, means.tolist(), costs.tolist(), (means - scores).tolist(), strict=True)
+        points = _points_of(question)
+        chosen = int((scores + points).argmax())
+        rows = zip(candidates, *(column.tolist() for column in (means, costs, means - scores, points)), strict=True)
+        latencies = self.experience.latencies([one.model for one in candidates])
         ranked = [
-            Ranked(one.model, mean, 0.0, cost, lost, float(place == chosen))
-            for place, (one, mean, cost, lost) in enumerate(rows)
+            Ranked(one.model, mean, 0.0, cost, lost, float(place == chosen), extra, latency=latencies[place])
+            for place, (one, mean, cost, lost, extra) in enumerate(rows)
         ]
-        return Weighed.of(ranked, chosen, exploratory=False)
+        return Weighed.of(ranked, chosen)
+
+
+def _points_of(question: Question) -> Vector:
+    return np.array([question.points.get(one.model, 0.0) for one in question.candidates])
 
 
 def candidate_of(one: Contestant) -> Candidate:

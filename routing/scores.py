@@ -104,6 +104,10 @@ class Experience:
             ]
         )
 
+    def latencies(self, models: Sequence[str]) -> list[float]:
+        """Median seconds to an answer's end or first token, as they were observed; not a number where none was."""
+        return [math.exp(log) if (log := self.log_latency.get(model)) is not None else math.nan for model in models]
+
     def log_latencies(self, candidates: Sequence[Candidate]) -> Vector:
         """Log of the median latency in seconds; of a model not seen yet, the middle of the others."""
         found = [self.log_latency.get(one.model) for one in candidates]

@@ -11,6 +11,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from routing.features import FeatureSpace, RequestFeatures, Vector
+from routing.odds import Caution
 from routing.regression import CellBeliefs, Combined
 from routing.scores import Candidate, Experience, Taste
 
@@ -22,7 +23,8 @@ _MOST_TEXTS = 64  # of one scoring: the steps of agents come with the same text 
 class Scoring:
     """How the candidates of a slate score for requests of one task, complexity and taste. All lists are by candidate.
 
-    ``output_costs`` are in USD per 1,000 requests, ``latency_losses`` in points of quality. What a text makes of the
+    ``output_costs`` are in USD per 1,000 requests, ``latency_losses`` in points of quality, ``latencies`` in seconds
+    (not a number where none is known). What a text makes of the
     expectations is remembered while its vector is; all the rest is plain arithmetic on a dozen numbers, which in a
     busy process costs a fraction of calls into numpy: their code is out of the processor's caches by the next request.
     """
@@ -32,6 +34,8 @@ class Scoring:
     taste: Taste
     output_costs: Sequence[float]
     latency_losses: Sequence[float]
+    latencies: Sequence[float]
+    caution: Caution | None = None  # the engine's, which works it out when it first decides by this scoring
     _lost: list[tuple[float, float]] = field(init=False, repr=False)
     _of_texts: dict[int, "OfText"] = field(default_factory=dict, init=False, repr=False)
 
@@ -159,4 +163,5 @@ class Slate:
             for price, model in zip(self.output_prices, self.models, strict=True)
         ]
         log_latencies = experience.log_latencies(self.candidates).tolist()
-        return Scoring(self, beliefs, taste, output_costs, [taste.latency_weight * log for log in log_latencies])
+        losses = [taste.latency_weight * log for log in log_latencies]
+        return Scoring(self, beliefs, taste, output_costs, losses, experience.latencies(self.models))

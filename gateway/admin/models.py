@@ -26,6 +26,7 @@ from gateway.admin_forms import STAGES, CheckBoxesField, DeadlinesForm, LinesFie
 from gateway.admin_pages import ReadOnlyInline
 from gateway.models import CAPABILITIES, Alias, Deployment, Model
 from gateway.operations import effective_prices
+from gateway.policy import VIRTUAL_NAMES
 from tenants.models import Tenant
 
 
@@ -170,7 +171,8 @@ class AliasForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         tenant, wanted = cleaned.get("tenant"), cleaned.get("model_name")
-        if tenant and wanted and not Model.objects.filter(_visible_to(tenant), name=wanted).exists():
+        names_a_model = bool(tenant and wanted) and wanted not in VIRTUAL_NAMES
+        if names_a_model and not Model.objects.filter(_visible_to(tenant), name=wanted).exists():
             raise ValidationError({"model_name": f"{tenant.slug} has no model of this name."})
         return cleaned
 

@@ -23,6 +23,7 @@ from gateway.declaration.plans import apply_plan, apply_subscription
 from gateway.declaration.routing import Published, Routing, apply_strategy
 from gateway.declaration.writing import Writer
 from gateway.models import Alias, Deployment, Model, Provider, ProviderKey
+from gateway.policy import VIRTUAL_NAMES
 from gateway.providers import catalog
 from routing.strategies import keep_strategy
 from tenants.crypto import DecryptionFailed
@@ -223,8 +224,9 @@ class _Catalogue(Owner):
                     self.writer.missing(entry, "fallbacks", wanted, "model", names)
         for entry in self.entry.sections.get("aliases", ()):
             wanted = entry.values.get("model")
-            if wanted is not None and wanted not in {model.name for model in models} | self.declared("models"):
-                self.writer.missing(entry, "model", wanted, "model", (model.name for model in models))
+            known = {model.name for model in models} | self.declared("models") | VIRTUAL_NAMES
+            if wanted is not None and wanted not in known:
+                self.writer.missing(entry, "model", wanted, "model", known)
 
     # ------------------------------------------------------------------ prices
 

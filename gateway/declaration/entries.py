@@ -125,7 +125,9 @@ def read_entry(node: Node, shape: Shape, problems: list[Problem]) -> Entry:
         if wanted.required and key not in entry.values:
             entry.usable = False
             if key not in entry.lines:
-                problems.append(Problem(entry.line, f"a {shape.noun} needs '{key}'."))
+                problems.append(
+                    Problem(entry.line, f"{'an' if shape.noun[0] in 'aeiou' else 'a'} {shape.noun} needs '{key}'.")
+                )
     return entry
 
 

@@ -5,6 +5,7 @@ scores and prices, alike in every process.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +41,7 @@ from tenants.models import Tenant
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
+FIRST_LOOK_S = 1.0  # that a tenant's first routed request waits for what was learned; then it goes by what it has
 MOST_ROUTERS = 2_000
 CONDITION_KEPT_S = 0.25
 MOST_CONDITIONS = 20_000
@@ -47,11 +49,13 @@ MOST_CONDITIONS = 20_000
 
 @dataclass(slots=True)
 class _Known:
-    """A tenant's router, by the facts it was made for and the version of the state that was last read."""
+    """A tenant's router, by the facts it was made for and the version of the state that was last read. ``looked``:
+    whether there is one has been found out."""
 
     router: Router
     facts: RoutingFacts
     version: int
+    looked: asyncio.Event = field(default_factory=asyncio.Event)
     left: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def budget_left(self, model: ModelFacts) -> float | None:
@@ -98,6 +102,18 @@ class RouterStore:
         known.facts = policy.routing
         return known.router
 
+    def has_looked(self, policy: TenantPolicy) -> bool:
+        """Whether :meth:`router_of` goes by what the tenant's present engine has learned."""
+        known = self._known.get(policy.id)
+        return known is not None and known.looked.is_set() and known.facts.engine == policy.routing.engine
+
+    async def look(self, policy: TenantPolicy) -> None:
+        """Wait for that, ``FIRST_LOOK_S`` seconds at most: a process that has just started chooses as the others do."""
+        self.router_of(policy)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._known[policy.id].looked.wait()
+
     @property
     def all_well(self) -> bool:
         """Whether no circuit is open, and no vendor has asked to be left alone."""
@@ -140,7 +156,7 @@ class RouterStore:
         former = self._known.get(policy.id)
         if former is not None and former.facts.engine == policy.routing.engine:
             known.router = _carried_over(former.router, policy.routing)
-            known.version = former.version
+            known.version, known.looked = former.version, former.looked
         self._known[policy.id] = known
         self._woken.set()
         return known
@@ -152,8 +168,10 @@ class RouterStore:
                 await self._look()
             except (DatabaseError, InterfaceError) as exc:
                 logger.debug("states of routers cannot be read: %s", exc)
+                self._give_up_looking()
             except Exception:
                 logger.exception("states of routers cannot be read")
+                self._give_up_looking()
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._woken.wait()
@@ -170,10 +188,18 @@ class RouterStore:
             known = self._known.get(tenant_id)
             if known is not None and known.facts.engine == versions[tenant_id][0]:
                 _take(tenant_id, known, read)
+        for tenant_id, (engine, _) in versions.items():
+            if (known := self._known.get(tenant_id)) is not None and known.facts.engine == engine:
+                known.looked.set()
         left = await loop.run_in_executor(self._thread, _read_budgets, self._budgeted())
         for tenant_id, shares in left.items():
             if (known := self._known.get(tenant_id)) is not None:
                 known.left = shares
+
+    def _give_up_looking(self) -> None:
+        """Nobody is to wait for a database that cannot be read."""
+        for known in self._known.values():
+            known.looked.set()
 
     def _budgeted(self) -> list[str]:
         """Tenants whose rules ask what budgets have left."""

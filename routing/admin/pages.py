@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.apps import apps
-from django.contrib import admin
-from django.db.models import Model, Q
+from django.contrib import admin, messages
+from django.db.models import F, Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -64,16 +64,30 @@ class JsonListField(forms.JSONField):
         return super().has_changed(initial or [], data or "[]")
 
 
+def models_of(tenant: Tenant | None) -> QuerySet[Any]:
+    """A tenant's own and the installation's."""
+    models: QuerySet[Any] = apps.get_model("gateway", "Model")._default_manager.all()
+    return models.filter(Q(tenant=tenant) | Q(tenant=None))
+
+
 def unknown_models(tenant: Tenant | None, names: Iterable[str]) -> list[str]:
     """Those of these names that are no model of the tenant or of the installation, in their order."""
-    models = apps.get_model("gateway", "Model")._default_manager.filter(Q(tenant=tenant) | Q(tenant=None))
-    known = set(models.values_list("name", flat=True))
+    known = set(models_of(tenant).values_list("name", flat=True))
     return [name for name in names if name and name not in known]
 
 
 def refuse_unknown(form: Any, field: str, tenant: Tenant | None, names: Iterable[str]) -> None:
     if tenant is not None and (unknown := unknown_models(tenant, names)):
         form.add_error(field, f"{tenant.slug} has no model {', '.join(unknown)}.")
+
+
+def warn_of_unrouted(page: Any, request: HttpRequest, tenant: Tenant, names: Iterable[str], consequence: str) -> None:
+    """Tell of models that may only be asked for by name: the router does not choose them. A tenant's own goes before
+    the installation's of the same name."""
+    own_last = models_of(tenant).filter(name__in=list(names)).order_by(F("tenant").asc(nulls_first=True))
+    for name, routed in dict(own_last.values_list("name", "routed")).items():
+        if not routed:
+            page.message_user(request, f"The model {name} is not routed, {consequence}.", messages.WARNING)
 
 
 def tenant_of(form: Any) -> Tenant | None:

@@ -87,7 +87,7 @@ class ReplayVerdictAdmin(ReadOnlyAdmin):
 @admin.register(DriftWatch)
 class DriftWatchAdmin(ReadOnlyAdmin):
     list_display = (
-        "model_name",
+        "watched",
         tenant_column,
         "alarm",
         "last_week",
@@ -99,13 +99,17 @@ class DriftWatchAdmin(ReadOnlyAdmin):
     search_fields = ("model_name", "tenant__slug")
     fields = (
         "tenant",
-        "model_name",
+        "watched",
         "alarm",
         "reason",
         when_column("alarmed_at", "alarmed at"),
         "last_week",
         "figures",
     )
+
+    @admin.display(description="watched", ordering="model_name")
+    def watched(self, row: DriftWatch) -> str:
+        return row.model_name or "the control"
 
     @admin.display(description="state", ordering="alarmed_at")
     def alarm(self, row: DriftWatch) -> SafeString:

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any, Final
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -15,6 +15,7 @@ from gateway.admin_forms import OwnedForm
 from routing.admin.pages import (
     JsonListField,
     RoutingAdmin,
+    models_of,
     quality,
     refuse_unknown,
     router_link,
@@ -23,6 +24,8 @@ from routing.admin.pages import (
 )
 from routing.models import PublishedScore, RoutingSettings, StrategyChoice
 from routing.overview import overview_of
+from routing.rules import llm, model_names
+from routing.rules.patterns import matches
 from tenants.models import Tenant
 
 _LABELS: Final = {
@@ -49,14 +52,30 @@ class RoutingSettingsForm(OwnedForm):
         for name, label in _LABELS.items():
             if name in self.fields:
                 self.fields[name].label = label
+        for name in ("quality_floor", "usd_per_1000_requests"):
+            if name in self.fields:
+                self.fields[name].help_text = f"{self.fields[name].help_text} Of the engine hier only."
+        if "engine" in self.fields:  # by the names that files and pages call them
+            engines = [(name, f"{name}: {label}") for name, label in RoutingSettings.Engine.choices]
+            self.fields["engine"].choices = engines  # type: ignore[attr-defined]
+        if "usd_per_1000_requests" in self.fields:
+            self.fields["usd_per_1000_requests"].error_messages["min_value"] = "This must be more than 0."
         for name in ("judge_usd_per_day", "replay_usd_per_week"):
             if isinstance(amount := self.initial.get(name), Decimal):
                 self.initial[name] = Decimal(plain_decimal(amount))
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
-        refuse_unknown(self, "judge_model", tenant_of(self), [cleaned.get("judge_model", "")])
+        tenant = tenant_of(self)
+        refuse_unknown(self, "judge_model", tenant, [cleaned.get("judge_model", "")])
+        asked = [rule.get("model", "") for rule in cleaned.get("rules") or () if _names(rule, llm.NAME)]
+        refuse_unknown(self, "rules", tenant, [name for name in asked if isinstance(name, str)])
         return cleaned
+
+
+def _names(rule: Any, name: str) -> bool:
+    """Whether it is a rule of this name; what is none is refused elsewhere."""
+    return isinstance(rule, dict) and rule.get("rule") == name
 
 
 @admin.register(RoutingSettings)
@@ -84,6 +103,17 @@ class RoutingSettingsAdmin(RoutingAdmin):
             },
         ),
     )
+
+    def save_model(self, request: HttpRequest, obj: RoutingSettings, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        rules = [(place, rule) for place, rule in enumerate(obj.rules, 1) if _names(rule, model_names.NAME)]
+        models = models_of(obj.tenant).values_list("name", "provider__name") if rules else ()
+        known = [(name, f"{provider}/{name}") for name, provider in models]
+        for place, rule in rules:
+            for pattern in (*rule.get("allow", ()), *rule.get("deny", ())):
+                if not any(matches(pattern, name) for names in known for name in names):
+                    told = f"Rule {place} (models): no model is called {pattern}."
+                    self.message_user(request, told, messages.WARNING)
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.router_view)

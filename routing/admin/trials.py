@@ -1,5 +1,6 @@
 """Experiments and ramps: begun and ended here, or by the jobs."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +23,9 @@ from routing.admin.pages import (
     refuse_unknown,
     tenant_column,
     tenant_of,
+    warn_of_unrouted,
 )
-from routing.experiments.guards import Guard
+from routing.experiments.guards import Guard, Metric
 from routing.models import Experiment, ExperimentEvidence, Ramp
 from routing.trials import NotRunning, conclusion_of, stop_experiment
 from routing.trials.ramps import LIVE, end_ramp
@@ -60,14 +62,30 @@ class ExperimentForm(CellForm):
             raise ValidationError("This must be a list.")
         for place, guard in enumerate(guards, 1):
             try:
-                Guard(**guard)
-            except (TypeError, ValueError) as exc:
+                _check_guard(guard)
+            except ValueError as exc:
                 raise ValidationError(f"Guard {place}: {exc}.") from None
         return guards
 
     def _post_clean(self) -> None:
         super()._post_clean()
         refuse_unknown(self, "arms", tenant_of(self), self.cleaned_data.get("arms") or ())
+
+
+def _check_guard(guard: Any) -> None:
+    """Raises ValueError with the reason."""
+    metrics = ", ".join(metric.value for metric in Metric)
+    if not isinstance(guard, dict) or not isinstance(guard.get("metric"), str):
+        raise ValueError(f'it must say of which metric it is: {{"metric": one of {metrics}, ...}}')
+    if guard["metric"] not in [metric.value for metric in Metric]:
+        raise ValueError(f"there is no metric {guard['metric'][:100]!r}; there are {metrics}")
+    known = [field.name for field in fields(Guard)]
+    if unknown := [str(key) for key in guard if key not in known]:
+        raise ValueError(f"there is no {unknown[0][:100]!r}; it takes {', '.join(known)}")
+    try:
+        Guard(**guard)
+    except TypeError:
+        raise ValueError("its limits must be numbers") from None
 
 
 @admin.register(Experiment)
@@ -105,6 +123,10 @@ class ExperimentAdmin(RoutingAdmin):
 
     def offers(self, action: str, obj: Experiment) -> bool:
         return obj.status == Experiment.Status.RUNNING
+
+    def save_model(self, request: HttpRequest, obj: Experiment, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        warn_of_unrouted(self, request, obj.tenant, obj.arms, "so the experiment never concerns a request")
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -196,6 +218,10 @@ class RampAdmin(RoutingAdmin):
     actions = ("end",)
     object_actions = ("end",)
     careful_actions = ("end",)
+
+    def save_model(self, request: HttpRequest, obj: Ramp, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        warn_of_unrouted(self, request, obj.tenant, [obj.to_model], "so nothing is moved to it")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*self.fieldsets, self.facts) if obj else self.fieldsets

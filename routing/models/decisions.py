@@ -64,7 +64,7 @@ class Decision(models.Model):
 
     @property
     def candidates(self) -> dict[str, list[Any]]:
-        """By column, in the order of trial: model, mean, sd, cost, penalty, propensity, points."""
+        """By column, in the order of trial: model, mean, sd, cost, latency, penalty, caution, propensity, points."""
         return CandidateTable(self.qualified, bytes(self.weighed)).columns(self.chosen)
 
 

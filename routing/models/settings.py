@@ -96,6 +96,10 @@ class RoutingSettings(Row):
     def clean(self) -> None:
         if not hasattr(self, "tenant"):  # a form that names none is refused for that
             return
+        if self.ema_alpha == 0:
+            raise ValidationError(
+                {"ema_alpha": "This must be more than 0: with 0 later ratings would count for nothing."}
+            )
         wanted: dict[str, Feature] = {
             "judge_usd_per_day": "judge",
             "replay_usd_per_week": "replay",

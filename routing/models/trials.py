@@ -78,6 +78,11 @@ class Experiment(Row):
             raise ValidationError({"arms": "Name at least two models, each once."})
         if self.shares and (len(self.shares) != len(self.arms) or min(self.shares) <= 0):
             raise ValidationError({"shares": "Give each arm a share greater than 0, or leave this empty."})
+        if self.judge_rate is not None and not 0 <= self.judge_rate <= 1:
+            raise ValidationError({"judge_rate": "This is a share, from 0 to 1."})
+        for field in ("most_labels", "most_days"):
+            if getattr(self, field) == 0:
+                raise ValidationError({field: "This must be at least 1."})
 
     def design(self) -> Design:
         """The experiment as requests are assigned by it."""

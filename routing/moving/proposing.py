@@ -191,7 +191,14 @@ def _decisions(tenant_id: UUID, requests: Sequence[UUID]) -> Iterator[Decision]:
 def _logged_request(decision: Decision, values: Mapping[str, float], current: str) -> LoggedRequest | None:
     """None where another model would answer, or where nothing was observed with a known probability."""
     weighed = decision.candidates
-    if not weighed or _best(weighed) != current or not 0 < decision.judge_probability <= 1:
+    return logged_request(decision, values) if weighed and best_of(weighed) == current else None
+
+
+def logged_request(decision: Decision, values: Mapping[str, float]) -> LoggedRequest | None:
+    """A judged request as the estimate wants it; ``values`` are its judgements by model. None where nothing was
+    observed with a known probability."""
+    weighed = decision.candidates
+    if not weighed or not 0 < decision.judge_probability <= 1:
         return None
     means = dict(zip(weighed["model"], weighed["mean"], strict=True))
     odds = {decision.chosen: decision.propensity if decision.model_name == decision.chosen else None}
@@ -207,10 +214,11 @@ def _logged_request(decision: Decision, values: Mapping[str, float], current: st
     return LoggedRequest(read_vector(bytes(decision.vector)), means, observed, decision.judge_probability)
 
 
-def _best(weighed: Mapping[str, Sequence[Any]]) -> str:
+def best_of(weighed: Mapping[str, Sequence[Any]]) -> str:
     """The candidate with the highest score: who was tried first may have been drawn."""
-    scored = zip(weighed["mean"], weighed["penalty"], weighed["points"], weighed["model"], strict=True)
-    return str(max(((mean - penalty + extra, model) for mean, penalty, extra, model in scored))[1])
+    columns = ("mean", "penalty", "caution", "points", "model")
+    scored = zip(*(weighed[name] for name in columns), strict=True)
+    return str(max((mean - lost - caution + extra, model) for mean, lost, caution, extra, model in scored)[1])
 
 
 # ---------------------------------------------------------------------- beginning

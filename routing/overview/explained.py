@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import isnan
 from uuid import UUID
 
 from gateway.rows import moment_of
@@ -11,13 +12,16 @@ from routing.models import Decision, Experiment, Feedback, Label
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """A candidate: cost in USD per 1,000 requests like this one; penalty, points and score in points of quality."""
+    """A candidate: cost in USD per 1,000 requests like this one; latency in seconds, not a number where it was not
+    known; penalty, caution, points and score in points of quality."""
 
     model: str
     mean: float
     sd: float
     cost: float
+    latency: float
     penalty: float
+    caution: float
     points: float
     propensity: float
     chosen: bool
@@ -25,8 +29,12 @@ class Weighed:
     challenger: bool
 
     @property
+    def latency_known(self) -> bool:
+        return not isnan(self.latency)
+
+    @property
     def score(self) -> float:
-        return self.mean - self.penalty + self.points
+        return self.mean - self.penalty - self.caution + self.points
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,14 @@ def weighed(decision: Decision) -> list[Weighed]:
             mean=mean,
             sd=sd,
             cost=cost,
+            latency=latency,
             penalty=penalty,
+            caution=caution,
             points=points,
             propensity=propensity,
             chosen=model == decision.chosen,
             answered=model == decision.model_name,
             challenger=model == decision.challenger,
         )
-        for model, mean, sd, cost, penalty, propensity, points in zip(*logged.values(), strict=True)
+        for model, mean, sd, cost, latency, penalty, caution, propensity, points in zip(*logged.values(), strict=True)
     ]

@@ -10,6 +10,7 @@ from typing import Final
 from django.db import connection
 
 from gateway.rows import first_id, moment_of
+from routing.learning import BY_RATINGS
 from routing.models import Decision, DriftWatch, RouterState, RoutingSettings, WeightSnapshot
 from routing.overview.beliefs import Belief, Beliefs, HeatMap, beliefs_of, heat_map
 from routing.overview.explained import weighed
@@ -161,9 +162,9 @@ def _logged(decisions: Sequence[Decision]) -> dict[str, Belief]:
 def _alarms(tenant: Tenant, known: Beliefs) -> dict[str, list[str]]:
     alarms = {model: [told] for model, told in known.noticed.items()}
     for watch in DriftWatch.objects.filter(tenant=tenant).exclude(alarmed_at=None):
-        alarms.setdefault(watch.model_name, []).append(
-            f"was noticed by replay on {watch.alarmed_at:%Y-%m-%d}: {watch.reason}"
-        )
+        by = "its latest ratings" if watch.reason.endswith(BY_RATINGS) else "replay"
+        told = watch.reason.removesuffix(BY_RATINGS).removeprefix(f"{watch.model_name} ")
+        alarms.setdefault(watch.model_name, []).append(f"was noticed by {by} on {watch.alarmed_at:%Y-%m-%d}: {told}")
     return alarms
 
 

@@ -7,7 +7,7 @@ from routing.candidates import Options
 
 LONGEST_NAME = 200
 MOST_NAMES = 50
-MOST_POINTS = 1.0
+MOST_POINTS = 1
 
 
 def only(options: Options, *known: str) -> None:

@@ -48,7 +48,7 @@ def others(url: str) -> str:
     mute = f"{{name: adviser, provider: lab, vendor_model: adviser-silent, {small}}}"
     dead = f"{{name: first, provider: nowhere, vendor_model: first-tok8, {small}}}"
     tenants = [
-        tenant("alias", [first, second], "aliases: [{name: auto, model: second}]"),
+        tenant("alias", [first, second], "aliases: [{name: auto, model: second}, {name: clever, model: best}]"),
         tenant("advised", [first, tok2, adviser], f"routing: {{strategy: cost, {ask}}}"),
         tenant("unadvised", [first, tok2, mute], f"routing: {{strategy: cost, {ask}}}"),
         tenant("halting", [dead, second], providers=f"{lab}, {nowhere}"),
@@ -262,6 +262,13 @@ def test_an_alias_of_that_name_wins(gateway) -> None:
         meta = told(client.chat.completions.create(model="auto", messages=ASKED))
         assert (meta["model"], meta["routing"]["strategy"]) == ("second", "explicit")
         assert "auto" in {model.id for model in client.models.list()}
+
+
+def test_an_alias_may_be_a_way_to_choose(gateway) -> None:
+    with sdk(gateway, "alias") as client:
+        meta = told(client.chat.completions.create(model="clever", messages=ASKED))
+        assert (meta["model"], meta["routing"]["strategy"]) == ("second", "quality")
+        assert client.models.retrieve("clever").owned_by == client.models.retrieve("best").owned_by
 
 
 def test_the_preferred_provider_answers(gateway) -> None:

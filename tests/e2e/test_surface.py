@@ -29,7 +29,7 @@ OPEN = {
 COMMANDS = {
     "add_provider", "apply", "audit_retention", "auto_ab", "build_router_features", "check_provider", "classify",
     "conformance", "cost_migration", "create_tenant", "doctor", "down", "experiments", "export_ledger",
-    "import_prices", "import_scores", "issue_token", "judge", "learn", "migrate", "prepare", "reap", "reconcile",
+    "import_prices", "import_scores", "issue_token", "judge", "learn", "migrate", "off_policy", "prepare", "reap", "reconcile",
     "replay", "reprice", "retention", "revoke_token", "rollup", "rotate_master_key", "routerlab", "send_alerts",
     "serve", "up", "usage_report", "verify_audit", "verify_ledger",
     "weight_snapshots",

@@ -217,6 +217,8 @@ def test_an_alias_must_lead_to_a_model_of_its_tenant(browser: Client, world: Wor
     values = {"tenant": other_tenant.pk, "name": "best", "model_name": "small"}
     answer = browser.post(page(Alias, "add"), values)
     assert answer.context["adminform"].form.errors == {"model_name": ["umbrella has no model of this name."]}
+    answer = browser.post(page(Alias, "add"), values | {"name": "clever", "model_name": "best"})
+    assert (answer.status_code, Alias.objects.get(tenant=other_tenant).model_name) == (302, "best")
 
 
 # --------------------------------------------------------------------------- requests

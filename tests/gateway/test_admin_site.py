@@ -202,7 +202,7 @@ def test_names_are_escaped_wherever_they_are_shown(world: World, browser: Client
     Plan.objects.update(name=evil, features=[evil])
     JobRun.objects.update(job=evil, error=evil, facts={evil: evil})
     Decision.objects.update(
-        reason=evil, removed={evil: [evil, evil]}, end_user=evil, qualified=[evil], weighed=bytes(16)
+        reason=evil, removed={evil: [evil, evil]}, end_user=evil, qualified=[evil], weighed=bytes(24)
     )
     Label.objects.update(model_name=evil, rater_name=evil, left_out=evil)
     Feedback.objects.update(rater=evil, comment=evil)

@@ -249,7 +249,7 @@ def test_an_empty_value_clears_what_may_be_empty(apply: Applied) -> None:
         ("routing: {quality_floor: -1}", "7: routing: quality_floor: must be a number"),
         ("routing: {ema: {least_samples: 99999}}", "7: ema.least_samples: Ensure this value is less than"),
         ("routing: {judge: {model: lage}}", "7: judge.model: there is no model 'lage'; did you mean 'large'?"),
-        ("experiments: [{name: t}]", "7: a experiment needs 'arms'."),
+        ("experiments: [{name: t}]", "7: an experiment needs 'arms'."),
         ("experiments: [{name: t, arms: [small, medum]}]", "7: arms: there is no model 'medum'"),
         ("experiments: [{name: t, arms: [small]}]", "7: arms: Name at least two models, each once."),
         ("experiments: [{name: t, arms: [small, large], shares: [1]}]", "7: shares: Give each arm a share"),

@@ -247,16 +247,31 @@ def test_a_label_is_of_the_model_that_answered_and_not_of_the_one_that_was_chose
 # ---------------------------------------------------------------------- money
 
 
-def test_a_day_is_overspent_by_no_more_than_one_batch(acme: Organisation) -> None:
-    acme.wish(judge_usd_per_day=Decimal("0.0001"))
+def test_a_day_is_overspent_by_no_more_than_one_answer(acme: Organisation) -> None:
     for number in range(3 * BATCH):
         acme.answered(GOOD, number)
-    assert judge_samples(datetime.now(UTC))["judged"] == BATCH  # the day's money counts what is spent until now
-    price = acme.spent_usd() / BATCH
-    assert acme.spent_usd() <= Decimal("0.0001") + BATCH * price
-    for _ in range(3):
-        assert judge_samples(datetime.now(UTC))["judged"] == 0
-    assert len(acme.lines()) == BATCH
+    acme.wish(judge_usd_per_day=Decimal("0.000001"))  # less than one costs, which nobody knows yet
+    assert judge_samples(datetime.now(UTC))["judged"] == 1
+    limit = acme.spent_usd() * Decimal("5.5")
+    acme.wish(judge_usd_per_day=limit)
+    judged = [judge_samples(datetime.now(UTC))["judged"] for _ in range(4)]
+    assert judged == [4, 1, 0, 0]
+    assert acme.spent_usd() <= limit * 6 / Decimal("5.5")
+    assert len(acme.lines()) == 6
+
+
+def test_where_there_is_money_many_are_judged_at_once(acme: Organisation, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2 * BATCH):
+        acme.answered(GOOD, number)
+    sizes, judged = [], judging._judge_all
+
+    async def counted(calls: Any, cases: Any) -> None:
+        sizes.append(len(cases))
+        await judged(calls, cases)
+
+    monkeypatch.setattr(judging, "_judge_all", counted)
+    assert judge_samples(datetime.now(UTC))["judged"] == 2 * BATCH
+    assert sizes == [1, BATCH, BATCH - 1]
 
 
 def test_a_tenant_whose_money_is_spent_holds_up_nobody(found: Founded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +324,7 @@ def test_a_verdict_that_cannot_be_read_is_asked_for_again(acme: Organisation) ->
     acme.answered("RIGHT#1 and WRONG#2")  # takes the judge for asked about a pair
     told = judge()
     assert (told["judged"], told["failed"]) == (0, 1)
+    assert told["why"] == "acme: UnreadableVerdict: the judge's answer holds no ratings"
     assert JudgeSample.objects.get().tries == 1
     assert Decimal(told["usd"]) > 0
 

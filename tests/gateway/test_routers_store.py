@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import redis.asyncio
 from django.conf import settings
-from django.db import connections
+from django.db import OperationalError, connections
 
 from audit.record import Actor
 from billing.models import PriceVersion
@@ -146,11 +147,35 @@ async def test_a_newer_state_is_picked_up_within_seconds(usual_pace: None, tenan
     assert (router.judge_probability, router.cost_weight) == (0.25, 0.5)
 
 
-async def test_a_state_that_is_there_already_is_read_at_the_first_request(tenant: Tenant, store: RouterStore) -> None:
+async def test_a_state_that_is_there_already_is_waited_for_at_the_first_request(
+    usual_pace: None, tenant: Tenant, store: RouterStore
+) -> None:
     policy = await policy_of(tenant)
     await in_database(lambda: write_state(tenant, taught(policy).to_bytes()))
-    store.router_of(policy)
-    await until(lambda: store.router_of(policy).version == 1, within_s=1.0)
+    assert not store.has_looked(policy)
+    await store.look(policy)
+    assert store.has_looked(policy)
+    assert (store.router_of(policy).version, decided(store, policy).model) == (1, "small")
+    other_engine = replace(policy, routing=replace(policy.routing, engine="ema"))
+    assert not store.has_looked(other_engine)
+    await store.look(other_engine)
+    assert store.has_looked(other_engine)
+
+
+async def test_where_there_is_no_state_or_no_database_nobody_waits_for_long(
+    usual_pace: None, tenant: Tenant, store: RouterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = await policy_of(tenant)
+    await store.look(policy)
+    assert (store.has_looked(policy), store.router_of(policy).version) == (True, 0)
+
+    def away(versions: Any) -> Any:
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(routers, "_read_states", away)
+    other = replace(policy, id="00000000-0000-0000-0000-000000000000")
+    await store.look(other)
+    assert store.has_looked(other)
 
 
 async def test_two_gateways_agree_whatever_they_were_asked_first(tenant: Tenant, started: Stores) -> None:

@@ -77,6 +77,12 @@ class Here:
     def condition_of(self, policy: TenantPolicy, model: ModelFacts) -> Condition:
         return self.conditions.get(model.name, WELL)
 
+    def has_looked(self, policy: TenantPolicy) -> bool:
+        return True
+
+    async def look(self, policy: TenantPolicy) -> None:
+        raise AssertionError("there is nothing to wait for")
+
     def router_of(self, policy: TenantPolicy) -> Router:
         facts = policy.routing
         router = self._routers.get(id(facts))
@@ -451,3 +457,16 @@ def test_a_ramp_moves_its_share_of_requests() -> None:
     ramp = Ramp("r", "", "", "middle", "cheap", 25)
     counts = Counter(one.choice.by for one in many(selector(), policy(ramps=(ramp,)), asked()))
     assert counts["ramp"] / 400 == pytest.approx(0.25, abs=0.07)
+
+
+def test_a_rule_that_is_skipped_is_told_in_the_reason() -> None:
+    rules = ({"rule": "region", "allow": ["nowhere"], "soft": True},)
+    found = select(known=policy(rules=rules))
+    assert "the rule 'region' was skipped (would have removed" in found.choice.reason
+
+
+def test_an_alias_of_a_way_to_choose_chooses_by_it() -> None:
+    aliased = replace(policy(), aliases={"clever": "best", "auto": "cheap"})
+    for name, strategy in (("clever", "quality"), ("auto", "cost"), ("fast", "latency")):
+        assert aliased.leaves_choice(name)
+        assert select(asked(name), aliased).strategy == strategy

@@ -229,6 +229,50 @@ def test_a_judge_must_be_a_model_of_the_tenant(browser: Client, settings_row: Ro
     assert save(browser, settings_row, judge_model="small").status_code == 302
 
 
+def test_a_rule_that_asks_a_model_must_name_one_of_the_tenant(
+    browser: Client, settings_row: RoutingSettings, model: Model
+) -> None:
+    refused = save(browser, settings_row, rules='[{"rule": "llm", "model": "big"}]')
+    assert "acme has no model big." in errors(refused)["rules"]
+    assert save(browser, settings_row, rules='[{"rule": "llm", "model": "small"}]').status_code == 302
+
+
+def test_a_pattern_that_means_no_model_is_kept_and_told(
+    browser: Client, settings_row: RoutingSettings, model: Model
+) -> None:
+    rules = '[{"rule": "models", "allow": ["sm*", "*/small"], "deny": ["bi*"]}]'
+    assert save(browser, settings_row, rules=rules).status_code == 302
+    page = browser.get(reverse("admin:routing_routingsettings_changelist")).content.decode()
+    assert "Rule 1 (models): no model is called bi*." in page
+    assert "called sm*" not in page
+    assert "called */small" not in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("usd_per_1000_requests", "0", "This must be more than 0."),
+        ("ema_alpha", "0", "This must be more than 0: with 0 later ratings would count for nothing."),
+        ("quality_floor", "-1", "Ensure this value is greater than or equal to 0.0."),
+    ],
+)
+def test_a_figure_that_means_nothing_is_refused(
+    browser: Client, settings_row: RoutingSettings, field: str, value: str, why: str
+) -> None:
+    assert errors(save(browser, settings_row, **{field: value}))[field] == [why]
+
+
+def test_engines_are_chosen_by_the_names_that_files_have(browser: Client, settings_row: RoutingSettings) -> None:
+    html = browser.get(page(RoutingSettings, "change", settings_row.pk)).content.decode()
+    assert '<option value="hier" selected>hier: learns by posterior</option>' in html
+
+
+def test_the_watch_of_the_control_is_called_so(browser: Client, tenant: Tenant) -> None:
+    DriftWatch.objects.create(tenant=tenant, model_name="")
+    html = browser.get(reverse("admin:routing_driftwatch_changelist")).content.decode()
+    assert "the control</a>" in html
+
+
 def test_a_tenant_without_wishes_gets_them_once(browser: Client, tenant: Tenant) -> None:
     form = browser.get(page(RoutingSettings, "add"), {"tenant": tenant.pk})
     values = form_values(form) | {"tenant": tenant.pk, "auto_ab": "on"}

@@ -54,8 +54,8 @@ def decision(token: ApiToken) -> Decision:
 def test_a_decision_is_laid_out(browser: Client, decision: Decision) -> None:
     text = as_text(shown(browser, decision))
     for told in (
-        "small chosen 0.800 ± 0.100 0.200 0.003",
-        "middle 0.800 ± 0.100 1.000 0.013 0.020 0.808 0.000",
+        "small chosen 0.800 ± 0.100 0.200 0.50 0.003",
+        "middle 0.800 ± 0.100 1.000 0.50 0.013 0.020 0.808 0.000",
         "large challenger 0.800",
         "tiny context needs 9,000 tokens, has 8,192",
         "small: expected quality 0.80.",

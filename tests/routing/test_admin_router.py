@@ -17,6 +17,7 @@ from routing.decision_log import stored_vector
 from routing.ema import EmaSettings, MovingAverages
 from routing.engine import Engine
 from routing.features import FeatureSpace
+from routing.learning import BY_RATINGS
 from routing.models import Decision, DriftWatch, Label, RouterState, RoutingSettings, WeightSnapshot
 from routing.overview import overview_of
 from routing.overview.beliefs import HEAT_STEPS
@@ -45,6 +46,7 @@ def a_decision(
         "model": [*models], "mean": [0.8] * len(models), "sd": [0.1] * len(models),
         "cost": [COSTS[model] for model in models], "penalty": [penalties[model] for model in models],
         "propensity": [float(model == chosen) for model in models], "points": values.pop("points", None),
+        "latency": [0.5] * len(models),
     }  # fmt: skip
     facts = {
         "task": task, "complexity": complexity, "confidence": 0.9, "vector": stored_vector(vector(task, complexity)),
@@ -209,6 +211,16 @@ def test_what_was_noticed_of_a_model_is_said(browser: Client, token: ApiToken) -
     html = page_of(browser, token.tenant)
     assert "answered worse than expected: learned anew since label 120" in html
     assert "was noticed by replay on 2026-03-02: worse by 0.2" in html
+
+
+def test_what_ratings_alone_have_noticed_is_not_called_replay(browser: Client, token: ApiToken, engine: Engine) -> None:
+    keep(token.tenant, engine)
+    noticed = f"small answers worse than expected{BY_RATINGS}"
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    DriftWatch.objects.create(tenant=token.tenant, model_name="small", alarmed_at=at, reason=noticed)
+    html = page_of(browser, token.tenant)
+    assert "was noticed by its latest ratings on 2026-03-02: answers worse than expected." in html
+    assert "by replay" not in html
 
 
 def test_the_map_shows_the_cells_that_are_asked_for(token: ApiToken, engine: Engine) -> None:

@@ -94,8 +94,18 @@ def test_shares_and_guards_are_read(browser: Client, wanted: dict[str, Any]) -> 
         ("arms", "small", "at least two models"),
         ("arms", "", "This field is required."),
         ("shares", "1", "Give each arm a share"),
-        ("guards", '[{"metric": "charm", "worst_absolute": 1}]', "Guard 1: "),
-        ("guards", '["errors"]', "Guard 1: "),
+        ("judge_rate", "5", "a share, from 0 to 1"),
+        ("judge_rate", "-1", "a share, from 0 to 1"),
+        ("most_days", "0", "at least 1"),
+        ("most_labels", "0", "at least 1"),
+        (
+            "guards",
+            '[{"metric": "charm", "worst_absolute": 1}]',
+            "Guard 1: there is no metric 'charm'; there are cost,",
+        ),
+        ("guards", '[{"metric": "errors", "worst": 1}]', "Guard 1: there is no 'worst'; it takes metric,"),
+        ("guards", '[{"metric": "errors", "worst_absolute": "1"}]', "Guard 1: its limits must be numbers."),
+        ("guards", '["errors"]', "Guard 1: it must say of which metric it is"),
         ("guards", '{"metric": "errors"}', "This must be a list."),
         ("guards", "[", "Enter a valid JSON"),
     ],
@@ -194,6 +204,18 @@ def test_a_ramp_to_nowhere_is_refused(
 ) -> None:
     values = {"tenant": tenant.pk, "to_model": "small", "from_model": "large", "percent": "5"} | changed
     assert why in str(errors(add(browser, "ramp", **values)))
+
+
+def test_a_trial_with_a_model_that_is_never_chosen_is_kept_and_told(
+    browser: Client, wanted: dict[str, Any], models: list[Model]
+) -> None:
+    models[1].routed = False
+    models[1].save()
+    assert add(browser, "experiment", **wanted).status_code == 302
+    assert add(browser, "ramp", tenant=wanted["tenant"], to_model="large", percent="5").status_code == 302
+    html = browser.get(url("ramp", "changelist")).content.decode()
+    assert "The model large is not routed, so the experiment never concerns a request." in html
+    assert "The model large is not routed, so nothing is moved to it." in html
 
 
 def test_a_cell_is_moved_once(browser: Client, ramp: Ramp) -> None:

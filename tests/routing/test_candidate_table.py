@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping
 from importlib import import_module
+from math import nan
 from typing import Any
 
 import pytest
 from django.db import connection
 
-from routing.candidate_table import COLUMNS, CandidateTable
+from routing.candidate_table import ALWAYS, CandidateTable
 
 MODELS = ("small", "middle", "large")
-WEIGHED = ([0.5, 0.7, 0.8], [0.1, 0.2, 0.3], [1.0, 3.0, 30.0], [0.01, 0.03, 0.3])
+WEIGHED = ([0.5, 0.7, 0.8], [0.1, 0.2, 0.3], [1.0, 3.0, 30.0], [0.5, 0.75, 2.0], [0.01, 0.03, 0.3], [0.0, 0.02, 0.04])
 
 
 def test_the_chosen_one_comes_first_and_the_others_by_score() -> None:
@@ -21,7 +22,9 @@ def test_the_chosen_one_comes_first_and_the_others_by_score() -> None:
         "mean": [0.8, 0.7, 0.5],
         "sd": [0.3, 0.2, 0.1],
         "cost": [30.0, 3.0, 1.0],
+        "latency": [2.0, 0.75, 0.5],
         "penalty": [0.3, 0.03, 0.01],
+        "caution": [0.04, 0.02, 0.0],
         "propensity": [0.1, 0.7, 0.2],
         "points": [0.0, 0.0, 0.0],
     }
@@ -39,8 +42,8 @@ def test_where_nobody_qualified_there_is_nothing_to_tell() -> None:
 
 
 def test_four_bytes_are_kept_of_each_number() -> None:
-    assert len(CandidateTable.of(MODELS, *WEIGHED).numbers) == 4 * 4 * 3
-    assert len(CandidateTable.of(MODELS, *WEIGHED, odds=[0.2, 0.7, 0.1], points=[0.0] * 3).numbers) == 4 * 6 * 3
+    assert len(CandidateTable.of(MODELS, *WEIGHED).numbers) == 4 * 6 * 3
+    assert len(CandidateTable.of(MODELS, *WEIGHED, odds=[0.2, 0.7, 0.1], points=[0.0] * 3).numbers) == 4 * 8 * 3
 
 
 # ------------------------------------------------------------------ tables that were kept as JSON
@@ -64,14 +67,16 @@ def moved(candidates: Mapping[str, Any]) -> CandidateTable:
 @pytest.mark.parametrize("further", [(), ("propensity",), ("points",), ("propensity", "points")])
 def test_rows_of_former_versions_are_carried_over(further: tuple[str, ...]) -> None:
     in_order = ("large", "middle", "small")
-    former = {"model": in_order} | {
-        name: [*reversed(column)] for name, column in zip(COLUMNS[:4], WEIGHED, strict=True)
-    }
+    former: dict[str, Any] = {
+        name: [*reversed(column)]
+        for name, column in zip(ALWAYS, WEIGHED, strict=True)
+        if name not in {"latency", "caution"}
+    } | {"model": in_order}
     given = {"propensity": [0.5, 0.3, 0.2], "points": [0.6, 0.0, 0.0]}
     chosen = {name: given[name] for name in further}
     expected = CandidateTable.of(
         in_order,
-        *(former[name] for name in COLUMNS[:4]),  # type: ignore[arg-type]
+        *(former.get(name, [0.0 if name == "caution" else nan] * 3) for name in ALWAYS),
         odds=chosen.get("propensity"),
         points=chosen.get("points"),
     )

@@ -278,3 +278,8 @@ def test_the_command_says_which_line_of_a_sample_is_wrong(tmp_path):
     broken.write_text('{"text": "x", "language": "en", "task": "qa", "complexity": "simple"}\n{"text": 1}\n')
     with pytest.raises(CommandError, match="line 2"):
         run("--evaluate", str(broken))
+
+
+def test_the_command_says_which_file_it_cannot_read(tmp_path):
+    with pytest.raises(CommandError, match=r"nowhere\.jsonl: No such file or directory\.$"):
+        run("--evaluate", str(tmp_path / "nowhere.jsonl"))

@@ -15,7 +15,9 @@ from routing.decision_log import DecisionRow, read_vector, stored_vector
 from tests.provision import Database
 
 VECTOR = np.array([1.0, 0.0, -0.25, 1e-9])
-TABLE = CandidateTable.of(["small", "large"], [0.7, 0.8], [0.1, 0.1], [1.0, 9.0], [0.0, 0.125], odds=[0.25, 0.75])
+TABLE = CandidateTable.of(
+    ["small", "large"], [0.7, 0.8], [0.1, 0.1], [1.0, 9.0], [0.5, 2.0], [0.0, 0.125], [0.0, 0.0], odds=[0.25, 0.75]
+)
 
 
 def request(**changes: Any) -> RequestLogRow:

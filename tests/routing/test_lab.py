@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def test_the_engine_beats_moving_averages_and_comes_close_to_the_best_model():
     assert rows["hier"]["decision_us"]["p50"] > 0
 
 
+@pytest.mark.parametrize("cost_weight", [0.0, 0.02])
+def test_the_engine_does_about_as_well_as_moving_averages_where_the_cheapest_model_is_the_best(cost_weight):
+    """Who begins with the cheapest has the answer there from the start, and prices mislead."""
+    table = read_table(SLICE)
+    by_cost, by_quality = table.cost.mean(axis=0).argsort(), (-table.quality.mean(axis=0)).argsort()
+    quality = table.quality.copy()
+    quality[:, by_cost] = table.quality[:, by_quality]
+    run = Run(replace(table, quality=quality), Conditions(cost_weight, judged=0.2), orders=4, engines=("ema", "hier"))
+    ema, hier = run.figures()
+    assert hier.utility > ema.utility - 0.01
+
+
 def test_the_same_command_gives_the_same_figures():
     runs = [lab("--orders", "1", "--engines", "hier") for _ in range(2)]
     for run in runs:
@@ -62,7 +75,7 @@ def test_a_simulated_world_is_the_same_each_time_and_can_be_replayed(world):
     assert (first.quality == second.quality).all() and (first.cost == second.cost).all()
     assert first.quality.min() >= 0 and first.quality.max() <= 1 and first.cost.min() > 0
     assert np.ptp(first.quality.mean(axis=0)) > 0.03
-    run = Run(first, Conditions(judged=0.3), orders=1, engines=("hier", "random", "oracle"))
+    run = Run(first, Conditions(judged=0.3), orders=1, prior="noise:.06", engines=("hier", "random", "oracle"))
     hier, random, oracle = run.figures()
     assert max(hier.utility, random.utility) < oracle.utility
     if world != "alike":  # where hardly anything is to be gained, so few prompts do not show it

@@ -100,8 +100,11 @@ def test_exploring_does_not_break_the_quality_floor() -> None:
 
 
 def test_points_of_rules_decide_in_every_engine_that_weighs() -> None:
-    for router in (learning(), FixedRouter(facts().published, Experience())):
-        assert router.decide(asked(points={"dear": 2.0}), rng()).model == "dear"
+    for router in (learning(), FixedRouter(facts().published, Experience()), averaging(0.0)):
+        decision = router.decide(asked(points={"dear": 2.0}), rng())
+        told = decision.table().columns("dear")
+        assert (decision.model, told["points"][0]) == ("dear", 2.0)
+        assert told["propensity"] == pytest.approx([1.0, 0.0, 0.0])
 
 
 def test_fixed_weights_need_no_labels_and_learn_none() -> None:
@@ -141,6 +144,14 @@ def test_moving_averages_explore_by_chance_and_tell_exact_odds() -> None:
 
 def test_an_unexplored_average_answers_with_the_best_first_and_the_others_in_order() -> None:
     assert averaging(0.0).decide(asked("quality"), rng()).models == ["middle", "dear", "cheap"]
+
+
+def test_where_no_average_is_known_well_enough_the_reason_says_so() -> None:
+    router = AveragingRouter(new_averages(facts(ema_epsilon=0.0)))
+    assert router.decide(asked(), rng()).reason == (
+        "cheap: 0.170 USD per 1,000 requests; the cheapest, as no model has enough ratings for such requests yet"
+    )
+    assert averaging(0.0).decide(asked("quality"), rng()).reason.endswith("; the best of the averages after cost")
 
 
 def test_models_that_are_new_are_let_in_and_those_that_are_gone_are_remembered() -> None:

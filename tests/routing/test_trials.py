@@ -420,6 +420,9 @@ def test_the_command_lists_experiments_with_their_standing_and_stops_them(tenant
     call_command("experiments", "list", "--tenant", "acme", "--json", stdout=out)
     (listed,) = json.loads(out.getvalue())
     assert (listed["name"], listed["action"], listed["figures"]["labels"]) == ("old-or-new", "continue", 40)
+    out = StringIO()
+    call_command("experiments", "evaluate", stdout=out)
+    assert out.getvalue() == "done: labels 0, answers 0, ended 0, failed 0\n"
     call_command("experiments", "stop", "old-or-new", "--tenant", "acme", stdout=StringIO())
     row.refresh_from_db()
     assert row.status == "ended"

@@ -32,7 +32,9 @@ class Command(OperatorCommand):
                 text = options["file"].read_text(errors="replace") if options["file"] else options["text"]
                 result = classify(PromptFacts.of_text(text))
                 lines = _verdict_lines(result)
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
+            raise CommandError(f"{exc.filename}: {exc.strerror}.") from None
+        except ValueError as exc:
             raise CommandError(str(exc)) from None
         as_json = json.dumps(to_builtins(result), ensure_ascii=False)
         self.stdout.write(as_json if options["json"] else "\n".join(lines))

@@ -28,7 +28,7 @@ class Command(OperatorCommand):
             self._stop(options["name"], options["tenant"], now)
         elif options["action"] == "evaluate":
             run = run_job("experiments", lambda: evaluate_experiments(now), started_by=self.actor.label)
-            self.stdout.write(f"{run.outcome}: {run.facts}")
+            self.tell_of(run)
         else:
             self._list(options["tenant"], now, as_json=options["json"])
 
