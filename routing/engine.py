@@ -4,6 +4,7 @@ The gateway and ``manage.py routerlab`` run this very class. It holds no lock an
 ``learn`` in the order of the labels, and readers take what ``to_bytes`` gives.
 """
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,13 +223,13 @@ class Engine:
         means: Vector = vectors @ self.posterior.combined().mean[places].T
         return means, np.stack([self.experience.costs(features, candidates) for features in requests])
 
-    def leads(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate]) -> Vector:
+    def leads(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate], taste: Taste) -> Vector:
         """How far (points of quality) a candidate (column) must be ahead of the cheapest to answer a request (row)."""
         slate, believed, found = self.slate(candidates), self.posterior.combined(), dict[tuple[str, str], list[float]]()
         for one in requests:
             cell = (one.task, one.complexity)
             if cell not in found:
-                found[cell] = list(self._caution(slate.scoring(one, Taste(), believed, self.experience)).leads)
+                found[cell] = list(self._caution(slate.scoring(one, taste, believed, self.experience)).leads)
         return np.array([found[one.task, one.complexity] for one in requests])
 
     def pool_summary(self) -> list[ModelSummary]:
@@ -361,26 +362,25 @@ class Engine:
             return Caution.none(len(models))  # nobody is the cheapest, or it may have broken
         doubts, places = self._doubts_now(), [self._places[model] for model in models]
         apart = doubts.apart[places[incumbent]]
+        # Who asks for quality alone, whatever it costs, is not given the cheapest for want of evidence.
+        sure = [doubts.published[place] or scoring.taste.cost_weight == 0 for place in places]
+        bounds = [self.settings.published_caution if one else self.settings.caution for one in sure]
         return Caution(
             incumbent,
-            [doubts.bounds[place] * apart[place] for place in places],
-            [0.0 if doubts.published[place] else apart[place] for place in places],
+            [doubts.weight * bound * apart[place] for bound, place in zip(bounds, places, strict=True)],
+            [0.0 if one else apart[place] for one, place in zip(sure, places, strict=True)],
         )
 
     def _doubts_now(self) -> "_Doubts":
         believed = self.posterior.combined()
         if self._doubts is None or self._doubts.believed is not believed:
-            published = (self.posterior.prior_bias_sds() <= self.settings.published_sd * (1.0 + 1e-9)).tolist()
-            apart = self.posterior.biases_apart().tolist()
-            self._doubts = _Doubts(believed, apart, published, self._bounds(published))
+            settings = self.settings
+            published = (self.posterior.prior_bias_sds() <= settings.published_sd * (1.0 + 1e-9)).tolist()
+            # The more labels, the sooner a mistake is found out; without any, prices and published scores are all
+            # there is to go by.
+            weight = 1.0 / math.sqrt(1.0 + self.version / settings.caution_fades) if self.version else 0.0
+            self._doubts = _Doubts(believed, self.posterior.biases_apart().tolist(), published, weight)
         return self._doubts
-
-    def _bounds(self, published: Sequence[bool]) -> list[float]:
-        """By model: how many standard deviations it must be ahead. The more labels, the sooner a mistake is found out;
-        without any, prices and published scores are all there is to go by."""
-        settings = self.settings
-        weight = (self.version > 0) / np.sqrt(1.0 + self.version / settings.caution_fades)
-        return [float(weight * (settings.published_caution if known else settings.caution)) for known in published]
 
     def _drawn(
         self, scoring: Scoring, features: RequestFeatures, means: Vector, scores: Vector, rng: np.random.Generator
@@ -422,13 +422,13 @@ def _block(
 
 @dataclass(frozen=True, slots=True)
 class _Doubts:
-    """What caution takes from one state of the beliefs. By model: the standard deviation of the difference between its
-    bias and each other's, whether its score is published, and how many of them it must be ahead."""
+    """What caution takes from one state of the beliefs: by model the standard deviation of the difference between its
+    bias and each other's, and whether its score is published; and how much is left of caution (0-1)."""
 
     believed: Combined
     apart: list[list[float]]
     published: list[bool]
-    bounds: list[float]
+    weight: float
 
 
 class _Stored(msgspec.Struct, array_like=True):

@@ -71,8 +71,10 @@ class Learning:
         self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate], cost_weights: Sequence[float]
     ) -> list[Choices]:
         means, costs = self.engine.forecast(requests, candidates)
-        means = means - self.engine.leads(requests, candidates)
-        return [(means - cost_weight * costs).argmax(axis=1) for cost_weight in cost_weights]
+        return [
+            (means - self.engine.leads(requests, candidates, Taste(weight)) - weight * costs).argmax(axis=1)
+            for weight in cost_weights
+        ]
 
 
 @dataclass

@@ -251,7 +251,7 @@ def shares_of(engine: Engine, model: str, explore: Exploration) -> float:
     """How probable it is that a model is tried out for a request."""
     rng, tried = np.random.default_rng(3), []
     for _ in range(300):
-        decision = engine.decide(request(), CANDIDATES, taste=Taste(), explore=explore, rng=rng)
+        decision = engine.decide(request(), CANDIDATES, taste=THRIFTY, explore=explore, rng=rng)
         if explore is Exploration.SERVED:
             return {one.model: one.propensity for one in decision.order}[model]
         tried.append(decision.challenger == model)
@@ -310,6 +310,7 @@ def test_the_reason_names_only_what_counted():
 
 
 PRICES = {"small": 0.1, "middle": 1.0, "large": 10.0}
+THRIFTY = Taste(cost_weight=1e-6)  # so little that it decides nothing by itself
 
 
 def rated(engine: Engine, ratings: dict[str, float], times: int) -> Engine:
@@ -324,15 +325,22 @@ def test_a_dearer_model_answers_once_it_is_ahead_by_more_than_may_be_chance():
     engine = rated(Engine.begin(MODELS, prices=PRICES), {"small": 0.7, "large": 0.75}, 2)
     means = dict(zip(MODELS, engine.posterior.combined().expected(request().vector)[0], strict=True))
     assert means["large"] > means["small"]
-    assert engine.decide(request(), CANDIDATES, taste=Taste()).model == "small"
-    assert rated(engine, {"small": 0.6, "large": 0.9}, 60).decide(request(), CANDIDATES, taste=Taste()).model == "large"
+    assert engine.decide(request(), CANDIDATES, taste=THRIFTY).model == "small"
+    assert rated(engine, {"small": 0.6, "large": 0.9}, 60).decide(request(), CANDIDATES, taste=THRIFTY).model == "large"
+
+
+def test_who_asks_for_quality_alone_is_not_given_the_cheapest_for_want_of_evidence():
+    engine = rated(Engine.begin(MODELS, prices=PRICES), {"small": 0.7, "large": 0.75}, 2)
+    assert engine.decide(request(), CANDIDATES, taste=Taste()).model == "large"
+    leads = [engine.leads([request()], CANDIDATES, taste)[0, 1:] for taste in (Taste(), THRIFTY)]
+    assert (leads[0] < leads[1] / 3).all()
 
 
 def test_a_published_score_needs_less_of_a_lead_than_a_price():
     told = dict.fromkeys(MODELS, 0.7)
     leads = [
         rated(Engine.begin(MODELS, prices=PRICES, published=published), {"small": 0.7}, 1).leads(
-            [request()], CANDIDATES
+            [request()], CANDIDATES, THRIFTY
         )
         for published in (told, None)
     ]
@@ -342,7 +350,7 @@ def test_a_published_score_needs_less_of_a_lead_than_a_price():
 
 def test_nobody_must_be_ahead_where_all_cost_the_same():
     engine = rated(Engine.begin(MODELS), {"small": 0.7}, 3)
-    assert not engine.leads([request()], [Candidate(model, 1.0, 1.0) for model in MODELS]).any()
+    assert not engine.leads([request()], [Candidate(model, 1.0, 1.0) for model in MODELS], THRIFTY).any()
 
 
 def test_ratings_of_some_models_tell_what_prices_say_of_the_others():
@@ -365,10 +373,10 @@ def test_the_cheapest_is_judged_until_it_is_told_apart_from_the_best_other(explo
 
 def test_a_cheapest_model_that_may_have_broken_holds_nobody_back():
     engine = rated(Engine.begin(MODELS, prices=PRICES), {"small": 0.8, "middle": 0.75, "large": 0.75}, 30)
-    assert engine.leads([request()], CANDIDATES)[0, 1:].min() > 0
+    assert engine.leads([request()], CANDIDATES, THRIFTY)[0, 1:].min() > 0
     engine.reopen("small")
-    assert not engine.leads([request()], CANDIDATES).any()
-    assert engine.leads([request()], CANDIDATES[1:])[0].tolist()[0] == 0
+    assert not engine.leads([request()], CANDIDATES, THRIFTY).any()
+    assert engine.leads([request()], CANDIDATES[1:], THRIFTY)[0].tolist()[0] == 0
 
 
 def test_a_state_from_before_there_was_caution_is_still_read_and_decides_with_it():
@@ -378,4 +386,4 @@ def test_a_state_from_before_there_was_caution_is_still_read_and_decides_with_it
     stored[3] = {name: value for name, value in stored[3].items() if not name.startswith(newer)}
     restored = Engine.from_bytes(zlib.compress(msgspec.msgpack.encode(stored)))
     assert restored.settings == engine.settings
-    assert (restored.leads([request()], CANDIDATES) == engine.leads([request()], CANDIDATES)).all()
+    assert (restored.leads([request()], CANDIDATES, THRIFTY) == engine.leads([request()], CANDIDATES, THRIFTY)).all()
