@@ -105,8 +105,9 @@ class Experience:
         )
 
     def latencies(self, models: Sequence[str]) -> list[float]:
-        """Median seconds to an answer's end or first token, as they were observed; not a number where none was."""
-        return [math.exp(log) if (log := self.log_latency.get(model)) is not None else math.nan for model in models]
+        """Median seconds of the models' answers, to a tenth of a millisecond; not a number where none was observed."""
+        logs = [self.log_latency.get(model) for model in models]
+        return [math.nan if log is None else round(math.exp(log), 4) for log in logs]
 
     def log_latencies(self, candidates: Sequence[Candidate]) -> Vector:
         """Log of the median latency in seconds; of a model not seen yet, the middle of the others."""
