@@ -36,14 +36,16 @@ def test_the_engine_beats_moving_averages_and_comes_close_to_the_best_model():
     assert rows["hier"]["decision_us"]["p50"] > 0
 
 
-@pytest.mark.parametrize("cost_weight", [0.0, 0.02])
-def test_the_engine_does_about_as_well_as_moving_averages_where_the_cheapest_model_is_the_best(cost_weight):
-    """Who begins with the cheapest has the answer there from the start, and prices mislead."""
+@pytest.mark.parametrize(("cost_weight", "prior"), [(0.02, "none"), (0.02, "noise:.06"), (0.0, "noise:.06")])
+def test_the_engine_does_about_as_well_as_moving_averages_where_the_cheapest_model_is_the_best(cost_weight, prior):
+    """Who begins with the cheapest has the answer there from the start, and prices mislead. (Where cost counts for nothing
+    and no score is published, they do mislead until ratings come: docs/adr/0010.)"""
     table = read_table(SLICE)
     by_cost, by_quality = table.cost.mean(axis=0).argsort(), (-table.quality.mean(axis=0)).argsort()
     quality = table.quality.copy()
     quality[:, by_cost] = table.quality[:, by_quality]
-    run = Run(replace(table, quality=quality), Conditions(cost_weight, judged=0.2), orders=4, engines=("ema", "hier"))
+    table, conditions = replace(table, quality=quality), Conditions(cost_weight, judged=0.2)
+    run = Run(table, conditions, orders=4, prior=prior, engines=("ema", "hier"))
     ema, hier = run.figures()
     assert hier.utility > ema.utility - 0.01
 
