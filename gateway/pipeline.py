@@ -181,7 +181,8 @@ class Pipeline:
         """The router's choice."""
         policy, token, request = outcome.policy, outcome.token, outcome.request
         policy.refuse_beyond_plan("routing")
-        await self._selector.get_ready(policy)
+        if not self._selector.is_ready(policy):
+            await self._selector.get_ready(policy)
         answer = None
         if policy.routing.rules and (question := self._selector.question(policy, token, request)) is not None:
             answer = await self._advice(call, outcome, question)

@@ -81,8 +81,7 @@ class Routers(Protocol):
         """Wait for that, not for long."""
 
 
-@dataclass(slots=True)
-class Selection:
+class Selection(Struct):
     """The models to try in order, and all that was weighed."""
 
     models: Sequence[ModelFacts]
@@ -141,10 +140,13 @@ class Selector:
         self._fields: _Memo[tuple[str, str], _Field] = {}
         self._candidates: _Memo[tuple[str, ...], tuple[Candidate, ...]] = {}
 
+    def is_ready(self, policy: TenantPolicy) -> bool:
+        """Whether what the tenant's router has learned is here to choose by."""
+        return self._routers.has_looked(policy)
+
     async def get_ready(self, policy: TenantPolicy) -> None:
-        """To be awaited before choosing: the first of a tenant's requests waits for what its router has learned."""
-        if not self._routers.has_looked(policy):
-            await self._routers.look(policy)
+        """Wait for that, not for long: only a tenant's first request has to."""
+        await self._routers.look(policy)
 
     def question(self, policy: TenantPolicy, token: TokenFacts, request: Request) -> Question | None:
         """What a rule of the tenant wants a model to be asked before it can choose; mostly nothing."""
@@ -169,6 +171,7 @@ class Selector:
         asked, features = self._read(policy, request)
         allowed = self._allowed(policy, token)
         narrowed = self._narrow(policy, allowed, asked, wanted.prefer_provider, answer)
+        everybody = narrowed.field is allowed.everybody  # nearly always
         router = self._routers.router_of(policy)
         keys = running = None
         if routing.experiments or routing.ramps:
@@ -182,7 +185,7 @@ class Selector:
         decision = router.decide(
             RouterQuestion(
                 features,
-                self._candidates_of(policy, allowed, narrowed.field),
+                allowed.candidates if everybody else self._candidates_of(policy, narrowed.field),
                 strategy,
                 _exploration(policy, request) if judged and running is None else Exploration.NONE,
                 narrowed.points,
@@ -291,12 +294,8 @@ class Selector:
             raise NoProviderConfigured("There is no chat model to choose from: none has a provider with a usable key.")
         return allowed
 
-    def _candidates_of(
-        self, policy: TenantPolicy, allowed: _Field, field: Sequence[Contestant]
-    ) -> tuple[Candidate, ...]:
-        """The field as the engines see it: the very same object for the same field, so that they may prepare it."""
-        if field is allowed.everybody:  # nearly always
-            return allowed.candidates
+    def _candidates_of(self, policy: TenantPolicy, field: Sequence[Contestant]) -> tuple[Candidate, ...]:
+        """A part of the field as the engines see it."""
         return _remembered(
             self._candidates,
             (policy.id, *(one.name for one in field)),

@@ -17,6 +17,11 @@ _DIGITS = 6  # of what is told; a 32-bit float has seven
 _Column = Sequence[float]
 
 
+def packed(column: _Column) -> bytes:
+    """A column as it is kept: what many requests share need be packed but once."""
+    return struct.pack(f"<{len(column)}f", *column)
+
+
 class CandidateTable(Struct, frozen=True):
     models: Sequence[str]
     numbers: bytes
@@ -25,21 +30,19 @@ class CandidateTable(Struct, frozen=True):
     def of(
         cls,
         models: Sequence[str],
-        *weighed: _Column,
+        *weighed: bytes,
         odds: _Column | None = None,
         points: _Column | None = None,
     ) -> Self:
-        """``weighed`` are the columns of ``ALWAYS``: mean and sd of the expected quality, cost in USD per 1,000
-        requests, latency in seconds (not a number where it is not known), penalty and caution in points of quality.
-        ``odds`` are left out where there was no chance in it, ``points`` where no rule gave any."""
-        numbers = [number for column in weighed for number in column]
-        if points is not None:
-            mean, _, _, _, penalty, caution = weighed
-            numbers += odds or _without_chance(_scores(mean, penalty, caution, points))
-            numbers += points
-        elif odds is not None:
-            numbers += odds
-        return cls(models, struct.pack(f"<{len(numbers)}f", *numbers))
+        """``weighed`` are the columns of ``ALWAYS``, packed, each alone or several in one: mean and sd of the expected
+        quality, cost in USD per 1,000 requests, latency in seconds (not a number where it is not known), penalty and
+        caution in points of quality. ``odds`` may be left out where neither chance nor a rule had a part in it,
+        ``points`` where no rule gave any. Raises ValueError for points without odds."""
+        if odds is None:
+            if points is not None:
+                raise ValueError("points are kept behind the odds")
+            return cls(models, b"".join(weighed))
+        return cls(models, b"".join((*weighed, packed(odds), b"" if points is None else packed(points))))
 
     def columns(self, chosen: str) -> dict[str, list[Any]]:
         """``model`` and all ``COLUMNS`` by name, in the order of trial; nothing where there were no candidates."""

@@ -6,10 +6,12 @@ from enum import Enum
 from itertools import product
 from math import nan
 
+import numpy as np
 from msgspec import Struct
 
-from routing.candidate_table import CandidateTable
+from routing.candidate_table import CandidateTable, packed
 from routing.features import RequestFeatures, Vector
+from routing.odds import Caution
 from routing.slate import Scoring
 
 UNIT = (
@@ -60,55 +62,68 @@ class Decision:
     """Candidates in the order they should be tried, why the first one is first, and the challenger of a shadow pair.
 
     Most of it is worked out only when it is asked for: a request that is not looked at needs some names and numbers.
+    All lists but ``models``, ``order`` and ``lead`` are by candidate of the slate.
     """
 
     __slots__ = (
         "_caution",
-        "_chosen",
+        "_costs",
         "_expected",
-        "_features",
+        "_input_tokens",
         "_lead",
         "_odds",
+        "_penalties",
         "_places",
         "_points",
-        "_scores",
         "_scoring",
         "challenger",
         "challenger_propensity",
         "exploratory",
         "models",
+        "scores",
     )
 
     def __init__(
-        self,
-        scoring: Scoring,
-        features: RequestFeatures,
-        scores: Sequence[float],
-        chosen: int,
-        *,
-        caution: Sequence[float],
-        odds: Sequence[float] | None = None,
-        points: Sequence[float] | None = None,
-        exploratory: bool = False,
-        challenger: int | None = None,
-        challenger_propensity: float | None = None,
+        self, scoring: Scoring, caution: Caution, features: RequestFeatures, points: Sequence[float] | None
     ) -> None:
-        """``scores`` (``caution`` is taken off already) and the other lists are by candidate of the slate; ``chosen``
-        and ``challenger`` are numbers in it. Without ``odds`` there was no chance in it."""
-        self._scoring, self._features, self._scores, self._chosen = scoring, features, scores, chosen
+        """The best after cost, latency, caution and the ``points`` of rules answers."""
+        self._scoring, self._caution, self._points = scoring, caution, points
         self._expected = scoring.of_text(features)
-        self._odds, self._points, self._caution = odds, points, caution
+        self._input_tokens = features.input_tokens
+        self._penalties = scoring.penalties(features.input_tokens)
+        self._costs: Sequence[float] | None = None
+        self._odds: Sequence[float] | None = None
         self._lead: Sequence[Ranked] | None = None
-        names = scoring.slate.models
-        places = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        if places[0] != chosen:
-            places.remove(chosen)
-            places.insert(0, chosen)
+        self.exploratory = False
+        self.challenger: str | None = None
+        self.challenger_propensity: float | None = None
+        columns = zip(self._expected.means, self._penalties, caution.leads, strict=True)
+        scores = [mean - penalty - lead for mean, penalty, lead in columns]
+        if points is not None:
+            scores = [score + extra for score, extra in zip(scores, points, strict=True)]
+        self.scores: Sequence[float] = scores
+        self._try_in_order(sorted(range(len(scores)), key=scores.__getitem__, reverse=True))
+
+    def draw(self, chosen: int, odds: Sequence[float]) -> None:
+        """The candidate of this number answers: chance took it, with these ``odds``."""
+        self.exploratory, self._odds, self._lead = chosen != self.chosen, odds, None
+        self._try_in_order([chosen, *(place for place in self._places if place != chosen)])
+
+    def scores_without_caution(self) -> Vector:
+        """What chance compares candidates by: who is tried out need not be ahead."""
+        scores: Vector = np.array(self._expected.means) - np.array(self._penalties)
+        if self._points is not None:
+            scores += np.array(self._points)
+        return scores
+
+    def challenge(self, challenger: int, probability: float) -> None:
+        """The candidate of this number answers, too, in the background."""
+        self.challenger, self.challenger_propensity = self._scoring.slate.models[challenger], probability
+
+    def _try_in_order(self, places: Sequence[int]) -> None:
+        names = self._scoring.slate.models
         self._places = places
         self.models = [names[place] for place in places]
-        self.exploratory = exploratory
-        self.challenger = None if challenger is None else names[challenger]
-        self.challenger_propensity = challenger_propensity
 
     @property
     def model(self) -> str:
@@ -116,9 +131,21 @@ class Decision:
         return self.models[0]
 
     @property
+    def chosen(self) -> int:
+        """The number of the candidate that answers."""
+        return self._places[0]
+
+    @property
     def propensity(self) -> float:
         """Probability with which this model was chosen for this request."""
-        return 1.0 if self._odds is None else self._odds[self._chosen]
+        return 1.0 if self._odds is None else self._odds[self._places[0]]
+
+    @property
+    def costs(self) -> Sequence[float]:
+        """USD per 1,000 requests."""
+        if self._costs is None:
+            self._costs = self._scoring.costs(self._input_tokens)
+        return self._costs
 
     @property
     def order(self) -> Sequence[Ranked]:
@@ -133,19 +160,19 @@ class Decision:
         return self._lead
 
     def _first(self, count: int) -> Sequence[Ranked]:
-        odds, points, chosen, tokens = self._odds, self._points, self._chosen, self._features.input_tokens
-        scoring, means, sds, caution = self._scoring, self._expected.means, self._expected.sds, self._caution
+        expected, latencies, costs, penalties = self._expected, self._scoring.latencies, self.costs, self._penalties
+        means, sds, leads, odds, points = expected.means, expected.sds, self._caution.leads, self._odds, self._points
         return [
             Ranked(
                 name,
                 round(means[place] * UNIT) / UNIT,
                 round(sds[place] * UNIT) / UNIT,
-                round(scoring.cost(place, tokens) * UNIT) / UNIT,
-                round(scoring.penalty(place, tokens) * UNIT) / UNIT,
-                float(place == chosen) if odds is None else round(odds[place] * UNIT) / UNIT,
+                round(costs[place] * UNIT) / UNIT,
+                round(penalties[place] * UNIT) / UNIT,
+                float(place == self._places[0]) if odds is None else round(odds[place] * UNIT) / UNIT,
                 0.0 if points is None else round(points[place] * UNIT) / UNIT,
-                round(caution[place] * UNIT) / UNIT,
-                scoring.latencies[place],
+                round(leads[place] * UNIT) / UNIT,
+                latencies[place],
             )
             for name, place in zip(self.models[:count], self._places, strict=False)
         ]
@@ -160,29 +187,29 @@ class Decision:
             return f"{told}; tried in order to learn, chosen with probability {first.propensity:.2f}"
         if len(self.models) == 1:
             return f"{told}; the only candidate"
-        ahead = self._scores[self._places[0]] - self._scores[self._places[1]]
-        return f"{told}; ahead of {self.models[1]} by {ahead:.3f}{self._after}"
+        scores, (best, second) = self.scores, self._places[:2]
+        return f"{told}; ahead of {self.models[1]} by {scores[best] - scores[second]:.3f}{self._after(best, second)}"
 
-    @property
-    def _after(self) -> str:
+    def _after(self, best: int, second: int) -> str:
         """What the lead is after, beside quality: only what counts for this taste and these two."""
-        taste, caution = self._scoring.taste, self._caution
-        cautious = caution[self._places[0]] != caution[self._places[1]]
-        return _AFTER[taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None, cautious]
+        taste, leads = self._scoring.taste, self._caution.leads
+        counts = taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None, leads[best] != leads[second]
+        return _AFTER[counts]
 
     def table(self) -> CandidateTable:
         """For the log: what was weighed of every candidate."""
-        expected, scoring, tokens = self._expected, self._scoring, self._features.input_tokens
+        odds, points, scoring = self._odds, self._points, self._scoring
+        if points is not None and odds is None:
+            odds = [float(place == self._places[0]) for place in range(len(points))]
         return CandidateTable.of(
             scoring.slate.models,
-            expected.means,
-            expected.sds,
-            scoring.costs(tokens),
-            scoring.latencies,
-            scoring.penalties(tokens),
-            self._caution,
-            odds=self._odds,
-            points=self._points,
+            self._expected.kept,
+            packed(self.costs),
+            scoring.latencies_kept,
+            packed(self._penalties),
+            self._caution.kept,
+            odds=odds,
+            points=points,
         )
 
     def __eq__(self, other: object) -> bool:

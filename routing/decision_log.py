@@ -31,14 +31,17 @@ ON CONFLICT (request_id) DO NOTHING
 """
 
 
+_STORED = np.dtype("<f8")
+
+
 def stored_vector(vector: Vector) -> bytes:
     """Features as they are kept: 64-bit floats, little-endian."""
-    return vector.astype("<f8").tobytes()
+    return np.asarray(vector, _STORED).tobytes()
 
 
 def read_vector(stored: bytes) -> Vector:
     """What :func:`stored_vector` wrote."""
-    return np.frombuffer(stored, "<f8").astype(np.float64)
+    return np.frombuffer(stored, _STORED).astype(np.float64)
 
 
 class DecisionRow(Struct, frozen=True):

@@ -161,49 +161,26 @@ class Engine:
         """
         slate = candidates if isinstance(candidates, Slate) else self.slate(candidates)
         scoring = slate.scoring(features, taste, self.posterior.combined(), self.experience)
-        means, penalties = scoring.means(features), scoring.penalties(features.input_tokens)
-        scores = [mean - penalty for mean, penalty in zip(means, penalties, strict=True)]
-        if points is not None:
-            scores = [score + extra for score, extra in zip(scores, points, strict=True)]
-        caution = self._caution(scoring)
-        cautious = [score - lead for score, lead in zip(scores, caution.leads, strict=True)]
-        best = cautious.index(max(cautious))
-        if explore is Exploration.NONE or len(scores) == 1:
-            return Decision(scoring, features, cautious, best, caution=caution.leads, points=points)
+        caution = scoring.caution or self._caution(scoring)
+        decision = Decision(scoring, caution, features, points)
+        if explore is Exploration.NONE or len(slate.models) == 1:
+            return decision
         if rng is None:
             raise ValueError("exploring needs a random generator")
-        drawn = self._drawn(scoring, features, np.array(means), np.array(scores), rng)
-        least = self._least_shares(slate.models)
-        if caution.incumbent is not None and self._unsettled(caution, cautious, slate.models[caution.incumbent]):
+        drawn, least = self._drawn(scoring, features, decision, rng), self._least_shares(slate.models)
+        if caution.incumbent is not None and self._unsettled(caution, decision.scores, slate.models[caution.incumbent]):
             least[caution.incumbent] = max(least[caution.incumbent], self.settings.incumbent_share)
-        if explore is Exploration.SERVED:
-            odds = odds_of(drawn, least)
-            chosen = int(rng.choice(len(scores), p=odds))
-            return Decision(
-                scoring,
-                features,
-                cautious,
-                chosen,
-                caution=caution.leads,
-                odds=odds.tolist(),
-                points=points,
-                exploratory=chosen != best,
-            )
-        drawn[:, best] = -np.inf
-        if not np.isfinite(drawn[0]).any():
-            return Decision(scoring, features, cautious, best, caution=caution.leads, points=points)
+        if explore is Exploration.SHADOW:
+            drawn[:, decision.chosen] = -np.inf
+            if not np.isfinite(drawn[0]).any():
+                return decision
         odds = odds_of(drawn, least)
-        picked = int(rng.choice(len(scores), p=odds))
-        return Decision(
-            scoring,
-            features,
-            cautious,
-            best,
-            caution=caution.leads,
-            points=points,
-            challenger=picked,
-            challenger_propensity=float(odds[picked]),
-        )
+        picked = int(rng.choice(len(odds), p=odds))
+        if explore is Exploration.SHADOW:
+            decision.challenge(picked, float(odds[picked]))
+        else:
+            decision.draw(picked, odds.tolist())
+        return decision
 
     def slate(self, candidates: Sequence[Candidate]) -> Slate:
         """Candidates ready for ``decide``: who keeps a slate for the same candidates saves the work of making it.
@@ -383,13 +360,15 @@ class Engine:
         return self._doubts
 
     def _drawn(
-        self, scoring: Scoring, features: RequestFeatures, means: Vector, scores: Vector, rng: np.random.Generator
+        self, scoring: Scoring, features: RequestFeatures, decision: Decision, rng: np.random.Generator
     ) -> Vector:
-        """Draws (draws, candidates) of the scores; minus infinity for what is hopeless."""
-        settings, text = self.settings, scoring.text_part(features)
+        """Draws (draws, candidates) of the scores, without caution; minus infinity for what is hopeless."""
+        settings, expected = self.settings, scoring.of_text(features)
+        scores = decision.scores_without_caution()
+        text = scoring.text_part(features)
         drawn: Vector = scoring.beliefs.draws(text, settings.draws, settings.thompson_shrink, rng)
-        drawn += scores - means
-        hopeless = scores + 1.96 * np.array(scoring.sds(features)) < scores.max() - settings.hopeless_margin
+        drawn += scores - np.array(expected.means)
+        hopeless = scores + 1.96 * np.array(expected.sds) < scores.max() - settings.hopeless_margin
         drawn[:, hopeless & ~np.array(self._anew(scoring.slate.models))] = -np.inf
         return drawn
 

@@ -5,10 +5,11 @@ explores: exact probabilities out of draws, none under the part that is kept for
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from routing.candidate_table import packed
 from routing.features import Vector
 
 REST = 0.02  # of the judged requests, for all candidates together
@@ -18,13 +19,17 @@ REST = 0.02  # of the judged requests, for all candidates together
 class Caution:
     """How far ahead of the ``incumbent`` (a number; the cheapest candidate, if there is one) the others must be.
 
-    By candidate: ``leads`` in points of quality, ``apart`` the standard deviation of its distance from the incumbent
-    where that is to be measured, else 0.
+    By candidate: ``leads`` in points of quality (``kept`` is this column of a decision's table), ``apart`` the standard
+    deviation of its distance from the incumbent where that is to be measured, else 0.
     """
 
     incumbent: int | None
     leads: Sequence[float]
     apart: Sequence[float]
+    kept: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kept", packed(self.leads))
 
     @classmethod
     def none(cls, candidates: int) -> "Caution":

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from msgspec import Struct
 
-from routing.candidate_table import ALWAYS, CandidateTable
+from routing.candidate_table import ALWAYS, CandidateTable, packed
 from routing.candidates import Contestant
 from routing.decision import Decision, Exploration, Ranked
 from routing.ema import EmaSettings, MovingAverages
@@ -98,7 +98,7 @@ class Weighed:
         return self.order[:2]
 
     def table(self) -> CandidateTable:
-        columns = ([getattr(one, name) for one in self.order] for name in ALWAYS)
+        columns = (packed([getattr(one, name) for one in self.order]) for name in ALWAYS)
         points = [one.points for one in self.order]
         odds = [one.propensity for one in self.order]
         return CandidateTable.of(self.models, *columns, points=points if any(points) else None, odds=odds)

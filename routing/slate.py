@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from routing.candidate_table import packed
 from routing.features import FeatureSpace, RequestFeatures, Vector
 from routing.odds import Caution
 from routing.regression import CellBeliefs, Combined
@@ -36,11 +37,13 @@ class Scoring:
     latency_losses: Sequence[float]
     latencies: Sequence[float]
     caution: Caution | None = None  # the engine's, which works it out when it first decides by this scoring
+    latencies_kept: bytes = field(init=False, repr=False)  # this column of a decision's table
     _lost: list[tuple[float, float]] = field(init=False, repr=False)
     _of_texts: dict[int, "OfText"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         weight = self.taste.cost_weight
+        self.latencies_kept = packed(self.latencies)
         columns = zip(self.slate.input_prices, self.output_costs, self.latency_losses, strict=True)
         self._lost = [(weight * price, weight * output + latency) for price, output, latency in columns]
 
@@ -54,23 +57,6 @@ class Scoring:
             means = self.beliefs.means(self.text_part(features)).tolist()
             known = self._of_texts[id(vector)] = OfText(vector, means, self.beliefs)
         return known
-
-    def means(self, features: RequestFeatures) -> list[float]:
-        """Expected quality."""
-        return self.of_text(features).means
-
-    def sds(self, features: RequestFeatures) -> list[float]:
-        """Standard deviation of the expected quality."""
-        return self.of_text(features).sds
-
-    def cost(self, place: int, input_tokens: int) -> float:
-        """USD per 1,000 requests, of one candidate."""
-        return self.slate.input_prices[place] * input_tokens + self.output_costs[place]
-
-    def penalty(self, place: int, input_tokens: int) -> float:
-        """Points of quality that cost and latency take from one candidate."""
-        per_token, rest = self._lost[place]
-        return per_token * input_tokens + rest
 
     def costs(self, input_tokens: int) -> list[float]:
         """USD per 1,000 requests."""
@@ -94,6 +80,7 @@ class OfText(Struct):
     means: list[float]
     _beliefs: CellBeliefs
     _sds: list[float] | None = None
+    _kept: bytes | None = None
 
     @property
     def sds(self) -> list[float]:
@@ -101,6 +88,13 @@ class OfText(Struct):
         if self._sds is None:
             self._sds = self._beliefs.sds(self.vector[self._beliefs.texts_begin :]).tolist()
         return self._sds
+
+    @property
+    def kept(self) -> bytes:
+        """Both, as columns of a decision's table."""
+        if self._kept is None:
+            self._kept = packed(self.means) + packed(self.sds)
+        return self._kept
 
 
 class Slate:

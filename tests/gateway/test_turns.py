@@ -22,7 +22,6 @@ async def test_calls_of_one_tick_are_made_together_and_in_order() -> None:
 
     assert await asyncio.gather(request("a"), request("b")) == ["A", "B"]
     assert made == ["before a", "before b", "step a", "step b"]
-    assert await in_turn(name="c") == "C"
 
 
 async def test_one_that_fails_does_not_disturb_the_others() -> None:

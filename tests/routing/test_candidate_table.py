@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from routing.candidate_table import ALWAYS, CandidateTable
+from routing.candidate_table import ALWAYS, CandidateTable, packed
 
 MODELS = ("small", "middle", "large")
-WEIGHED = ([0.5, 0.7, 0.8], [0.1, 0.2, 0.3], [1.0, 3.0, 30.0], [0.5, 0.75, 2.0], [0.01, 0.03, 0.3], [0.0, 0.02, 0.04])
+COLUMNS = ([0.5, 0.7, 0.8], [0.1, 0.2, 0.3], [1.0, 3.0, 30.0], [0.5, 0.75, 2.0], [0.01, 0.03, 0.3], [0.0, 0.02, 0.04])
+WEIGHED = [packed(column) for column in COLUMNS]
 
 
 def test_the_chosen_one_comes_first_and_the_others_by_score() -> None:
@@ -32,9 +33,18 @@ def test_the_chosen_one_comes_first_and_the_others_by_score() -> None:
 
 def test_without_chance_the_best_was_certain_whoever_had_the_last_word() -> None:
     assert CandidateTable.of(MODELS, *WEIGHED).columns("small")["propensity"] == [0.0, 1.0, 0.0]
-    with_points = CandidateTable.of(MODELS, *WEIGHED, points=[0.0, 0.0, 0.5])
-    columns = with_points.columns("large")
+
+
+def test_points_are_kept_with_the_odds_only() -> None:
+    columns = CandidateTable.of(MODELS, *WEIGHED, odds=[0.0, 0.0, 1.0], points=[0.0, 0.0, 0.5]).columns("large")
     assert (columns["points"], columns["propensity"]) == ([0.5, 0.0, 0.0], [1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="behind the odds"):
+        CandidateTable.of(MODELS, *WEIGHED, points=[0.0, 0.0, 0.5])
+
+
+def test_columns_may_be_packed_together() -> None:
+    together = WEIGHED[0] + WEIGHED[1]
+    assert CandidateTable.of(MODELS, together, *WEIGHED[2:]) == CandidateTable.of(MODELS, *WEIGHED)
 
 
 def test_where_nobody_qualified_there_is_nothing_to_tell() -> None:
@@ -69,15 +79,15 @@ def test_rows_of_former_versions_are_carried_over(further: tuple[str, ...]) -> N
     in_order = ("large", "middle", "small")
     former: dict[str, Any] = {
         name: [*reversed(column)]
-        for name, column in zip(ALWAYS, WEIGHED, strict=True)
+        for name, column in zip(ALWAYS, COLUMNS, strict=True)
         if name not in {"latency", "caution"}
     } | {"model": in_order}
     given = {"propensity": [0.5, 0.3, 0.2], "points": [0.6, 0.0, 0.0]}
     chosen = {name: given[name] for name in further}
     expected = CandidateTable.of(
         in_order,
-        *(former.get(name, [0.0 if name == "caution" else nan] * 3) for name in ALWAYS),
-        odds=chosen.get("propensity"),
+        *(packed(former.get(name, [0.0 if name == "caution" else nan] * 3)) for name in ALWAYS),
+        odds=chosen.get("propensity", [1.0, 0.0, 0.0] if further else None),
         points=chosen.get("points"),
     )
     assert moved(former | chosen) == expected

@@ -10,14 +10,13 @@ import uuid_utils
 from msgspec.structs import replace
 
 from gateway.request_log import RequestLogRow, RequestLogWriter
-from routing.candidate_table import CandidateTable
+from routing.candidate_table import CandidateTable, packed
 from routing.decision_log import DecisionRow, read_vector, stored_vector
 from tests.provision import Database
 
 VECTOR = np.array([1.0, 0.0, -0.25, 1e-9])
-TABLE = CandidateTable.of(
-    ["small", "large"], [0.7, 0.8], [0.1, 0.1], [1.0, 9.0], [0.5, 2.0], [0.0, 0.125], [0.0, 0.0], odds=[0.25, 0.75]
-)
+WEIGHED = ([0.7, 0.8], [0.1, 0.1], [1.0, 9.0], [0.5, 2.0], [0.0, 0.125], [0.0, 0.0])
+TABLE = CandidateTable.of(["small", "large"], *map(packed, WEIGHED), odds=[0.25, 0.75])
 
 
 def request(**changes: Any) -> RequestLogRow:
