@@ -6,6 +6,7 @@ the order of ``models``. The order of trial need not be kept: it is the chosen o
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Self
 
 from msgspec import Struct
@@ -19,7 +20,13 @@ _Column = Sequence[float]
 
 def packed(column: _Column) -> bytes:
     """A column as it is kept: what many requests share need be packed but once."""
-    return struct.pack(f"<{len(column)}f", *column)
+    return _layout(len(column)).pack(*column)
+
+
+@lru_cache
+def _layout(count: int) -> struct.Struct:
+    """Of so many numbers."""
+    return struct.Struct(f"<{count}f")
 
 
 class CandidateTable(Struct, frozen=True):
@@ -49,7 +56,7 @@ class CandidateTable(Struct, frozen=True):
         count = len(self.models)
         if not count:
             return {}
-        flat = struct.unpack(f"<{len(self.numbers) // _FLOAT}f", self.numbers)
+        flat = _layout(len(self.numbers) // _FLOAT).unpack(self.numbers)
         kept = [flat[start : start + count] for start in range(0, len(flat), count)]
         named = dict(zip(COLUMNS, kept, strict=False))
         points = named.setdefault("points", (0.0,) * count)

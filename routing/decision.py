@@ -171,7 +171,7 @@ class Decision:
                 round(penalties[place] * UNIT) / UNIT,
                 float(place == self._places[0]) if odds is None else round(odds[place] * UNIT) / UNIT,
                 0.0 if points is None else round(points[place] * UNIT) / UNIT,
-                round(leads[place] * UNIT) / UNIT,
+                leads[place],
                 latencies[place],
             )
             for name, place in zip(self.models[:count], self._places, strict=False)

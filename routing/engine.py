@@ -344,7 +344,7 @@ class Engine:
         bounds = [self.settings.published_caution if one else self.settings.caution for one in sure]
         return Caution(
             incumbent,
-            [doubts.weight * bound * apart[place] for bound, place in zip(bounds, places, strict=True)],
+            [round(doubts.weight * bound * apart[place], 6) for bound, place in zip(bounds, places, strict=True)],
             [0.0 if one else apart[place] for one, place in zip(sure, places, strict=True)],
         )
 

@@ -19,8 +19,8 @@ REST = 0.02  # of the judged requests, for all candidates together
 class Caution:
     """How far ahead of the ``incumbent`` (a number; the cheapest candidate, if there is one) the others must be.
 
-    By candidate: ``leads`` in points of quality (``kept`` is this column of a decision's table), ``apart`` the standard
-    deviation of its distance from the incumbent where that is to be measured, else 0.
+    By candidate: ``leads`` in points of quality, to six digits (``kept`` is this column of a decision's table),
+    ``apart`` the standard deviation of its distance from the incumbent where that is to be measured, else 0.
     """
 
     incumbent: int | None
