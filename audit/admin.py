@@ -10,6 +10,7 @@ from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from audit.jobs import in_words
 from audit.models import AuditCheckpoint, AuditEvent, JobRun
 from audit.record import verify_chain
 from audit.schedule import BrokerAway, UnknownJob, jobs, run_now
@@ -202,6 +203,4 @@ def _chain(row: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value in (None, "", [], {}):
-        return NOTHING
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    return in_words(value) or NOTHING

@@ -23,6 +23,13 @@ SCHEDULE: Final = "schedule"
 _CUT_SHORT: Final = "The process ended before the job did."
 
 
+def in_words(fact: Any) -> str:
+    """The value of a fact, for people; '' where there is none."""
+    if fact in (None, "", [], {}):
+        return ""
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
+
+
 class AlreadyRunning(Exception):
     """Another worker is at this job; that this one came is recorded as skipped."""
 

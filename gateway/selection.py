@@ -330,7 +330,7 @@ def _refuse_unknown_provider(policy: TenantPolicy, name: str) -> None:
     known = {one.provider_name for one in models} | {target.provider_name for one in models for target in one.targets}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:MOST_NAMED]
-        named = f" There are {', '.join(near)}." if near else ""
+        named = f" There {'is' if len(near) == 1 else 'are'} {', '.join(near)}." if near else ""
         raise InvalidRequest(f"There is no provider '{name[:100]}'.{named}", param="x-prefer-provider")
 
 

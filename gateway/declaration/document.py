@@ -177,7 +177,7 @@ def money(node: Node) -> Decimal:
     """An amount of USD, exact as written; quoted or not."""
     value = _scalar(node, "an amount", _INT, _FLOAT, _STR)
     if not _DECIMAL.fullmatch(value):
-        raise fault(node, f"must be an amount in USD with at most 6 decimals, not '{value}'.")
+        raise fault(node, f"must be an amount in USD of at least 0 with at most 6 decimals, not '{value}'.")
     return Decimal(value)
 
 
@@ -185,14 +185,14 @@ def amount(node: Node) -> Decimal:
     """A sum or figure, exact as written; quoted or not."""
     value = _scalar(node, "a number", _INT, _FLOAT, _STR)
     if not _AMOUNT.fullmatch(value):
-        raise fault(node, f"must be a number with at most 12 decimals, not '{value}'.")
+        raise fault(node, f"must be a number of at least 0 with at most 12 decimals, not '{value}'.")
     return Decimal(value)
 
 
 def per_cent(node: Node) -> Decimal:
     value = _scalar(node, "a number", _INT, _FLOAT, _STR)
     if not _PER_CENT.fullmatch(value):
-        raise fault(node, f"must be per cent with at most 2 decimals, not '{value}'.")
+        raise fault(node, f"must be per cent of at least 0 with at most 2 decimals, not '{value}'.")
     return Decimal(value)
 
 

@@ -12,6 +12,7 @@ from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
+from audit.jobs import in_words
 from audit.models import JobRun
 from audit.record import Actor
 from gateway.moments import parse_moment, parse_moment_ahead
@@ -28,10 +29,8 @@ class OperatorCommand(BaseCommand):
         """What a job found, in one line. Raises CommandError where another worker was at it."""
         if run.outcome == JobRun.Outcome.SKIPPED:
             raise CommandError("Another worker is at it right now.")
-        told = ", ".join(
-            f"{name.replace('_', ' ')} {value}" for name, value in run.facts.items() if value not in ([], "")
-        )
-        self.stdout.write(f"{run.outcome}: {told}")
+        told = [(name.replace("_", " "), in_words(value)) for name, value in run.facts.items()]
+        self.stdout.write(f"{run.outcome}: {', '.join(f'{name} {value}' for name, value in told if value)}")
 
     @property
     def actor(self) -> Actor:

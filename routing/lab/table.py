@@ -159,8 +159,10 @@ def _rows(path: Path) -> Iterator[_Row]:
 def _decoded(decoder: "msgspec.json.Decoder[_Row]", line: bytes, where: str) -> _Row:
     try:
         row = decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.ValidationError, UnicodeDecodeError) as exc:
         raise UnusableTable(f"{where}: {exc}") from None
+    except msgspec.DecodeError as exc:
+        raise UnusableTable(f"{where}: a table has a JSON object on each line, and this is none ({exc})") from None
     if wrong := [model for model, quality in row.q.items() if quality is not None and not 0 <= quality <= 1]:
         raise UnusableTable(f"{where}: the quality of {wrong[0]} is {row.q[wrong[0]]:g}; it must be from 0 to 1")
     if wrong := [model for model, cost in row.c.items() if cost is not None and cost < 0]:

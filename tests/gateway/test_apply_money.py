@@ -412,7 +412,7 @@ def test_a_rules_channels_are_the_list_the_file_gives(apply: Applied) -> None:
         ("limits: [{scope: tenant, rpm: 5}]", "unknown key 'rpm' in a rate limit"),
         ("plan: team", "plan: must be a mapping, not text."),
         ("plan: {name: team}", "name: there is no plan 'team'."),
-        ("plan: {name: team, discount_percent: 5.555}", "plan: discount_percent: must be per cent with at most 2"),
+        ("plan: {name: team, discount_percent: 5.555}", "plan: discount_percent: must be per cent of at least 0 with at most 2"),
         ("plan: {name: team, overrides: {seats: many}}", "plan: overrides: seats: must be a whole number"),
         ("channels: [{name: c, kind: pager, address: x}]", "kind: 'pager' is not one of email, webhook, slack."),
         ("channels: [{name: c, kind: email, address: nobody}]", "address: Not an e-mail address: 'nobody'."),

@@ -161,7 +161,7 @@ def test_a_preferred_provider_that_cannot_answer_is_passed_over_and_the_reason_s
 
 
 def test_a_preferred_provider_that_there_is_not_is_refused_with_the_nearest_names() -> None:
-    with pytest.raises(InvalidRequest, match=r"no provider 'cluade'\. There are claude") as refused:
+    with pytest.raises(InvalidRequest, match=r"no provider 'cluade'\. There is claude") as refused:
         select(asked(**{"x-prefer-provider": "cluade"}))
     assert refused.value.param == "x-prefer-provider"
     with pytest.raises(InvalidRequest, match="There are claude, lab"):

@@ -199,6 +199,7 @@ def test_a_packed_table_is_known_by_its_bytes(tmp_path):
     [
         (b"", "is empty"),
         (line(1).encode() + b"\n" + b'{"prompt": "\xff\xfe", "q": {}, "c": {}}', "line 2: 'utf-8'"),
+        (b"model,quality\nsmall,0.5\n", "line 1: a table has a JSON object on each line"),
         (gzip.compress("\n".join(line(number) for number in range(400)).encode())[:200], "ended before"),
         (line(1, q={"one": 4.5}).encode(), "line 1: the quality of one is 4.5"),
         (line(1, c={"one": -1}).encode(), "line 1: the cost of one is -1"),
