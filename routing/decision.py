@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import product
 from math import nan
+from operator import sub
 
 import numpy as np
 from msgspec import Struct
 
-from routing.candidate_table import CandidateTable, packed
+from routing.candidate_table import CandidateTable
 from routing.features import RequestFeatures, Vector
-from routing.odds import Caution
 from routing.slate import Scoring
 
 UNIT = (
@@ -66,16 +66,13 @@ class Decision:
     """
 
     __slots__ = (
-        "_caution",
-        "_costs",
         "_expected",
-        "_input_tokens",
         "_lead",
         "_odds",
-        "_penalties",
         "_places",
         "_points",
         "_scoring",
+        "_size",
         "challenger",
         "challenger_propensity",
         "exploratory",
@@ -83,22 +80,16 @@ class Decision:
         "scores",
     )
 
-    def __init__(
-        self, scoring: Scoring, caution: Caution, features: RequestFeatures, points: Sequence[float] | None
-    ) -> None:
+    def __init__(self, scoring: Scoring, features: RequestFeatures, points: Sequence[float] | None) -> None:
         """The best after cost, latency, caution and the ``points`` of rules answers."""
-        self._scoring, self._caution, self._points = scoring, caution, points
-        self._expected = scoring.of_text(features)
-        self._input_tokens = features.input_tokens
-        self._penalties = scoring.penalties(features.input_tokens)
-        self._costs: Sequence[float] | None = None
+        self._scoring, self._points = scoring, points
+        self._expected, self._size = scoring.of_text(features), scoring.of_size(features.input_tokens)
         self._odds: Sequence[float] | None = None
         self._lead: Sequence[Ranked] | None = None
         self.exploratory = False
         self.challenger: str | None = None
         self.challenger_propensity: float | None = None
-        columns = zip(self._expected.means, self._penalties, caution.leads, strict=True)
-        scores = [mean - penalty - lead for mean, penalty, lead in columns]
+        scores = list(map(sub, self._expected.means, self._size.losses))
         if points is not None:
             scores = [score + extra for score, extra in zip(scores, points, strict=True)]
         self.scores: Sequence[float] = scores
@@ -111,7 +102,7 @@ class Decision:
 
     def scores_without_caution(self) -> Vector:
         """What chance compares candidates by: who is tried out need not be ahead."""
-        scores: Vector = np.array(self._expected.means) - np.array(self._penalties)
+        scores: Vector = np.array(self._expected.means) - np.array(self._size.penalties)
         if self._points is not None:
             scores += np.array(self._points)
         return scores
@@ -141,13 +132,6 @@ class Decision:
         return 1.0 if self._odds is None else self._odds[self._places[0]]
 
     @property
-    def costs(self) -> Sequence[float]:
-        """USD per 1,000 requests."""
-        if self._costs is None:
-            self._costs = self._scoring.costs(self._input_tokens)
-        return self._costs
-
-    @property
     def order(self) -> Sequence[Ranked]:
         """All candidates, the one that answers first, the others by score."""
         return self._first(len(self._places))
@@ -160,19 +144,20 @@ class Decision:
         return self._lead
 
     def _first(self, count: int) -> Sequence[Ranked]:
-        expected, latencies, costs, penalties = self._expected, self._scoring.latencies, self.costs, self._penalties
-        means, sds, leads, odds, points = expected.means, expected.sds, self._caution.leads, self._odds, self._points
+        scoring, odds, points = self._scoring, self._odds, self._points
+        means, sds, leads = self._expected.means, self._expected.sds, scoring.caution.leads
+        costs, penalties = self._size.told
         return [
             Ranked(
                 name,
                 round(means[place] * UNIT) / UNIT,
                 round(sds[place] * UNIT) / UNIT,
-                round(costs[place] * UNIT) / UNIT,
-                round(penalties[place] * UNIT) / UNIT,
+                costs[place],
+                penalties[place],
                 float(place == self._places[0]) if odds is None else round(odds[place] * UNIT) / UNIT,
                 0.0 if points is None else round(points[place] * UNIT) / UNIT,
                 leads[place],
-                latencies[place],
+                scoring.latencies[place],
             )
             for name, place in zip(self.models[:count], self._places, strict=False)
         ]
@@ -192,24 +177,17 @@ class Decision:
 
     def _after(self, best: int, second: int) -> str:
         """What the lead is after, beside quality: only what counts for this taste and these two."""
-        taste, leads = self._scoring.taste, self._caution.leads
+        taste, leads = self._scoring.taste, self._scoring.caution.leads
         counts = taste.cost_weight > 0, taste.latency_weight > 0, self._points is not None, leads[best] != leads[second]
         return _AFTER[counts]
 
     def table(self) -> CandidateTable:
         """For the log: what was weighed of every candidate."""
-        odds, points, scoring = self._odds, self._points, self._scoring
+        odds, points = self._odds, self._points
         if points is not None and odds is None:
             odds = [float(place == self._places[0]) for place in range(len(points))]
         return CandidateTable.of(
-            scoring.slate.models,
-            self._expected.kept,
-            packed(self.costs),
-            scoring.latencies_kept,
-            packed(self._penalties),
-            self._caution.kept,
-            odds=odds,
-            points=points,
+            self._scoring.slate.models, self._expected.kept, self._size.kept, odds=odds, points=points
         )
 
     def __eq__(self, other: object) -> bool:

@@ -161,13 +161,13 @@ class Engine:
         """
         slate = candidates if isinstance(candidates, Slate) else self.slate(candidates)
         scoring = slate.scoring(features, taste, self.posterior.combined(), self.experience)
-        caution = scoring.caution or self._caution(scoring)
-        decision = Decision(scoring, caution, features, points)
+        decision = Decision(scoring, features, points)
         if explore is Exploration.NONE or len(slate.models) == 1:
             return decision
         if rng is None:
             raise ValueError("exploring needs a random generator")
         drawn, least = self._drawn(scoring, features, decision, rng), self._least_shares(slate.models)
+        caution = scoring.caution
         if caution.incumbent is not None and self._unsettled(caution, decision.scores, slate.models[caution.incumbent]):
             least[caution.incumbent] = max(least[caution.incumbent], self.settings.incumbent_share)
         if explore is Exploration.SHADOW:
@@ -190,7 +190,8 @@ class Engine:
         last = self._last_slate
         if last is not None and (last.candidates is candidates or last.candidates == tuple(candidates)):
             return last
-        self._last_slate = Slate(candidates, [self._places[one.model] for one in candidates], self.space)
+        places = [self._places[one.model] for one in candidates]
+        self._last_slate = Slate(candidates, places, self.space, self._caution)
         return self._last_slate
 
     def forecast(self, requests: Sequence[RequestFeatures], candidates: Sequence[Candidate]) -> tuple[Vector, Vector]:
@@ -206,7 +207,7 @@ class Engine:
         for one in requests:
             cell = (one.task, one.complexity)
             if cell not in found:
-                found[cell] = list(self._caution(slate.scoring(one, taste, believed, self.experience)).leads)
+                found[cell] = list(slate.scoring(one, taste, believed, self.experience).caution.leads)
         return np.array([found[one.task, one.complexity] for one in requests])
 
     def pool_summary(self) -> list[ModelSummary]:
@@ -320,18 +321,12 @@ class Engine:
         self.reopen(model, bias_sd=self.settings.reopened_sd)
         return True
 
-    def _caution(self, scoring: Scoring) -> Caution:
-        """Worked out once for each scoring, which lives as long as beliefs and averages stay the same."""
-        if scoring.caution is None:
-            scoring.caution = self._worked_out(scoring)
-        return scoring.caution
-
     def _unsettled(self, caution: Caution, cautious: Sequence[float], incumbent: str) -> bool:
         settings = self.settings
         few = self.labels_since.get(incumbent, 0) < settings.labels_of_incumbent
         return few and caution.unsettled(cautious, settings.incumbent_known)
 
-    def _worked_out(self, scoring: Scoring) -> Caution:
+    def _caution(self, scoring: Scoring) -> Caution:
         models = scoring.slate.models
         costs = scoring.costs(_USUAL_INPUT_TOKENS)
         incumbent = costs.index(min(costs))

@@ -5,11 +5,10 @@ explores: exact probabilities out of draws, none under the part that is kept for
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from routing.candidate_table import packed
 from routing.features import Vector
 
 REST = 0.02  # of the judged requests, for all candidates together
@@ -19,17 +18,13 @@ REST = 0.02  # of the judged requests, for all candidates together
 class Caution:
     """How far ahead of the ``incumbent`` (a number; the cheapest candidate, if there is one) the others must be.
 
-    By candidate: ``leads`` in points of quality, to six digits (``kept`` is this column of a decision's table),
-    ``apart`` the standard deviation of its distance from the incumbent where that is to be measured, else 0.
+    By candidate: ``leads`` in points of quality, to six digits, ``apart`` the standard deviation of its distance from
+    the incumbent where that is to be measured, else 0.
     """
 
     incumbent: int | None
     leads: Sequence[float]
     apart: Sequence[float]
-    kept: bytes = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kept", packed(self.leads))
 
     @classmethod
     def none(cls, candidates: int) -> "Caution":

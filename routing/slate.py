@@ -3,7 +3,7 @@
 A request then costs a product of a small matrix with what its text makes of it, and some sums over the candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,8 @@ from routing.scores import Candidate, Experience, Taste
 
 _MOST_SCORINGS = 256
 _MOST_TEXTS = 64  # of one scoring: the steps of agents come with the same text of the user, one after the other
+_MOST_SIZES = 64
+_DIGITS = 6  # of what is told
 
 
 @dataclass(slots=True)
@@ -25,9 +27,9 @@ class Scoring:
     """How the candidates of a slate score for requests of one task, complexity and taste. All lists are by candidate.
 
     ``output_costs`` are in USD per 1,000 requests, ``latency_losses`` in points of quality, ``latencies`` in seconds
-    (not a number where none is known). What a text makes of the
-    expectations is remembered while its vector is; all the rest is plain arithmetic on a dozen numbers, which in a
-    busy process costs a fraction of calls into numpy: their code is out of the processor's caches by the next request.
+    (not a number where none is known). What a text makes of the expectations is remembered while its vector is, and
+    what prompts of about one size cost; all the rest is plain arithmetic on a dozen numbers, which in a busy process
+    costs a fraction of calls into numpy: their code is out of the processor's caches by the next request.
     """
 
     slate: "Slate"
@@ -36,16 +38,12 @@ class Scoring:
     output_costs: Sequence[float]
     latency_losses: Sequence[float]
     latencies: Sequence[float]
-    caution: Caution | None = None  # the engine's, which works it out when it first decides by this scoring
-    latencies_kept: bytes = field(init=False, repr=False)  # this column of a decision's table
-    _lost: list[tuple[float, float]] = field(init=False, repr=False)
+    caution: Caution = field(init=False)
     _of_texts: dict[int, "OfText"] = field(default_factory=dict, init=False, repr=False)
+    _of_sizes: dict[int, "OfSize"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        weight = self.taste.cost_weight
-        self.latencies_kept = packed(self.latencies)
-        columns = zip(self.slate.input_prices, self.output_costs, self.latency_losses, strict=True)
-        self._lost = [(weight * price, weight * output + latency) for price, output, latency in columns]
+        self.caution = self.slate.caution_of(self)
 
     def of_text(self, features: RequestFeatures) -> "OfText":
         """What is expected of the candidates, as far as the text makes it."""
@@ -58,14 +56,26 @@ class Scoring:
             known = self._of_texts[id(vector)] = OfText(vector, means, self.beliefs)
         return known
 
+    def of_size(self, input_tokens: int) -> "OfSize":
+        """What a prompt of this size costs with each candidate. Those of about the same size share it."""
+        size = about(input_tokens)
+        known = self._of_sizes.get(size)
+        if known is None:
+            if len(self._of_sizes) >= _MOST_SIZES:
+                self._of_sizes.clear()
+            known = self._of_sizes[size] = self._worked_out(size)
+        return known
+
+    def _worked_out(self, input_tokens: int) -> "OfSize":
+        costs, weight, leads = self.costs(input_tokens), self.taste.cost_weight, self.caution.leads
+        penalties = [weight * cost + lost for cost, lost in zip(costs, self.latency_losses, strict=True)]
+        losses = [penalty + lead for penalty, lead in zip(penalties, leads, strict=True)]
+        return OfSize(self, costs, penalties, losses)
+
     def costs(self, input_tokens: int) -> list[float]:
         """USD per 1,000 requests."""
         prices = zip(self.slate.input_prices, self.output_costs, strict=True)
         return [price * input_tokens + output for price, output in prices]
-
-    def penalties(self, input_tokens: int) -> list[float]:
-        """Points of quality that cost and latency take."""
-        return [per_token * input_tokens + rest for per_token, rest in self._lost]
 
     def text_part(self, features: RequestFeatures) -> Vector:
         """Length and components of the request's text."""
@@ -97,6 +107,40 @@ class OfText(Struct):
         return self._kept
 
 
+class OfSize(Struct):
+    """What candidates lose for one size of prompts, by candidate: ``costs`` in USD per 1,000 requests, ``penalties``
+    for cost and latency, and ``losses``, which caution adds to, in points of quality."""
+
+    _scoring: Scoring
+    costs: Sequence[float]
+    penalties: Sequence[float]
+    losses: Sequence[float]
+    _told: tuple[Sequence[float], Sequence[float]] | None = None
+    _kept: bytes | None = None
+
+    @property
+    def told(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Costs and penalties, rounded for people."""
+        if self._told is None:
+            costs, penalties = ([round(one, _DIGITS) for one in column] for column in (self.costs, self.penalties))
+            self._told = costs, penalties
+        return self._told
+
+    @property
+    def kept(self) -> bytes:
+        """What a decision's table has of it: cost, latency, penalty, caution."""
+        if self._kept is None:
+            columns = self.costs, self._scoring.latencies, self.penalties, self._scoring.caution.leads
+            self._kept = b"".join(map(packed, columns))
+        return self._kept
+
+
+def about(tokens: int) -> int:
+    """The size that stands for all within three per cent of it: a count of tokens is an estimate anyway."""
+    spare = tokens.bit_length() - 5
+    return tokens if spare <= 0 else tokens >> spare << spare | 1 << spare - 1
+
+
 class Slate:
     """Candidates in a fixed order. Remembers its scorings as long as beliefs and averages are the same."""
 
@@ -108,13 +152,21 @@ class Slate:
         "_scorings",
         "_space",
         "candidates",
+        "caution_of",
         "input_prices",
         "models",
         "output_prices",
     )
 
-    def __init__(self, candidates: Sequence[Candidate], places: Sequence[int], space: FeatureSpace) -> None:
-        """``places`` are the candidates' numbers in the pool. Raises ValueError without candidates."""
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        places: Sequence[int],
+        space: FeatureSpace,
+        caution_of: Callable[[Scoring], Caution],
+    ) -> None:
+        """``places`` are the candidates' numbers in the pool; ``caution_of`` works a scoring's caution out. Raises
+        ValueError without candidates."""
         if not candidates:
             raise ValueError("no candidate is left to choose from")
         self.candidates = tuple(candidates)
@@ -122,7 +174,7 @@ class Slate:
         self.input_prices = [one.input_price / 1_000 for one in candidates]
         self.output_prices = [one.output_price / 1_000 for one in candidates]
         self._places: NDArray[np.intp] = np.array(places, np.intp)
-        self._space = space
+        self._space, self.caution_of = space, caution_of
         self._beliefs: dict[tuple[int, ...], CellBeliefs] = {}
         self._scorings: dict[tuple[str, str, float, float], Scoring] = {}
         self._believed: Combined | None = None

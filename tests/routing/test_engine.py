@@ -5,12 +5,14 @@ import zlib
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from routing.candidate_table import COLUMNS
 from routing.decision import Exploration, Label
 from routing.engine import Engine, EngineSettings, UnreadableState
 from routing.features import FeatureSpace, RequestFeatures
 from routing.scores import Candidate, Taste
+from routing.slate import about
 
 MODELS = ("small", "middle", "large")
 CANDIDATES = tuple(Candidate(model, price, price * 4) for model, price in zip(MODELS, (0.1, 1.0, 10.0), strict=True))
@@ -90,6 +92,16 @@ def test_a_slate_that_is_kept_decides_like_a_new_one_and_follows_what_is_learned
         assert kept == Engine.from_bytes(engine.to_bytes()).decide(asked, CANDIDATES[:2], taste=taste).table()
         engine.learn(Label(MODELS[number % 2], asked.vector, 0.3))
         engine.observe("small", "qa", 5_000 * (number + 1), 9.0)
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 32, 500, 8_191, 8_192, 200_000])
+def test_prompts_of_about_the_same_size_cost_the_same_to_within_three_per_cent(tokens):
+    assert about(tokens) == pytest.approx(tokens, rel=0.032)
+    assert about(about(tokens)) == about(tokens)
+    engine, asked = a_taught_engine(), replace(request(), input_tokens=tokens)
+    exact = engine.experience.costs(asked, CANDIDATES)
+    for one in engine.decide(asked, CANDIDATES, taste=Taste(0.01)).order:
+        assert one.cost == pytest.approx(exact[MODELS.index(one.model)], rel=0.032)
 
 
 def test_points_of_rules_are_added_to_the_scores():
