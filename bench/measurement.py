@@ -55,7 +55,8 @@ class Scenario:
         return Job(server.port, server.token, self.model, min(self.connections, requests), requests, self.chunks)
 
 
-PAIRS = 4  # a round, of routed requests and others
+PAIRS = 16  # a round, of routed requests and others
+SHORT = 8  # so many times fewer requests than other runs have: a machine's pace changes less meanwhile
 
 
 def scenarios(volume: Volume) -> tuple[Scenario, ...]:
@@ -71,7 +72,7 @@ def scenarios(volume: Volume) -> tuple[Scenario, ...]:
 def routed_and_named(volume: Volume) -> list[Scenario]:
     """What only a gateway understands, one right after the other: the difference is a tenth of what either takes, less
     than what a machine's pace changes within a minute. Who goes first has no advantage."""
-    requests = max(1, volume.requests // PAIRS)
+    requests = max(1, volume.requests // SHORT)
     pair = [Scenario("routed", "auto", 32, requests), Scenario("named", "fixed", 32, requests)]
     return [scenario for number in range(PAIRS) for scenario in (pair if number % 2 else reversed(pair))]
 
