@@ -49,6 +49,7 @@ from gateway.policy import ModelFacts, TenantPolicy, TokenFacts
 from gateway.providers.client import offers
 from gateway.selection import Question, Selection, Selector
 from gateway.stored_answers import StoredAnswers
+from gateway.turns import InTurn
 from gateway.wire.types import Chunk, Conversation, Message, Request, Sampling, Text
 from gateway.wire.verbs import StreamRenderer
 from tenants.ratelimit import Asked, LimitFacts, RateLimiter, Rule, rules_of, telling, that_may_hold
@@ -99,6 +100,7 @@ class Pipeline:
         selector: Selector,
     ) -> None:
         self._policies, self._limiter, self._selector = policies, limiter, selector
+        self._select_in_turn = InTurn(selector.select)
         self._dispatcher, self._balancer = dispatcher, balancer
         self._journal, self._stored = journal, stored
         self._idempotent, self._limits = idempotent, limits
@@ -184,7 +186,7 @@ class Pipeline:
         answer = None
         if policy.routing.rules and (question := self._selector.question(policy, token, request)) is not None:
             answer = await self._advice(call, outcome, question)
-        return self._selector.select(policy, token, request, call.request_id, answer)
+        return await self._select_in_turn(policy, token, request, call.request_id, answer)
 
     async def _advice(self, call: Call, outcome: Outcome, question: Question) -> str | None:
         """What a model says that a rule asks; None when it says nothing in time: the rule is then skipped."""
